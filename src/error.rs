@@ -1,0 +1,245 @@
+//! One error type: what went wrong, in which operation, on which side, at which path. The path is added once,
+//! where it is known; the class is decided once, here.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+use crate::model::path::escape;
+
+/// The side of the sync that an operation touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// How the run reacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The source entry went away under us: counted, and exit 24 when nothing worse happened.
+    Vanished,
+    /// This entry fails, the rest goes on; exit 23.
+    Entry,
+    /// The whole run cannot go on: the destination is full, read-only or gone; exit 11.
+    Fatal,
+}
+
+impl Class {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vanished => "vanished",
+            Self::Entry => "entry",
+            Self::Fatal => "fatal",
+        }
+    }
+}
+
+/// What was being done. The names are those of the system calls where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OpKind {
+    OpenDir,
+    ReadDir,
+    Stat,
+    Open,
+    Create,
+    Read,
+    Write,
+    Close,
+    MakeDir,
+    MakeNode,
+    MakeSymlink,
+    ReadLink,
+    Link,
+    Unlink,
+    RemoveDir,
+    Rename,
+    SetOwner,
+    SetMode,
+    SetTimes,
+    CopyRange,
+    Clone,
+    Truncate,
+    Sync,
+}
+
+impl OpKind {
+    pub const ALL: [Self; 23] = [
+        Self::OpenDir,
+        Self::ReadDir,
+        Self::Stat,
+        Self::Open,
+        Self::Create,
+        Self::Read,
+        Self::Write,
+        Self::Close,
+        Self::MakeDir,
+        Self::MakeNode,
+        Self::MakeSymlink,
+        Self::ReadLink,
+        Self::Link,
+        Self::Unlink,
+        Self::RemoveDir,
+        Self::Rename,
+        Self::SetOwner,
+        Self::SetMode,
+        Self::SetTimes,
+        Self::CopyRange,
+        Self::Clone,
+        Self::Truncate,
+        Self::Sync,
+    ];
+
+    /// The verb of messages and JSON: `cannot VERB path`.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::OpenDir => "open directory",
+            Self::ReadDir => "list directory",
+            Self::Stat => "stat",
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Close => "close",
+            Self::MakeDir => "make directory",
+            Self::MakeNode => "make special file",
+            Self::MakeSymlink => "make symlink",
+            Self::ReadLink => "read symlink",
+            Self::Link => "link",
+            Self::Unlink => "remove",
+            Self::RemoveDir => "remove directory",
+            Self::Rename => "rename",
+            Self::SetOwner => "set owner of",
+            Self::SetMode => "set mode of",
+            Self::SetTimes => "set times of",
+            Self::CopyRange => "copy to",
+            Self::Clone => "reflink to",
+            Self::Truncate => "set size of",
+            Self::Sync => "flush",
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Errno(Errno),
+    /// The file kept changing while it was copied.
+    Changing,
+    /// A directory with entries is where another kind must go, and neither `--delete` nor `--force` was given.
+    DirectoryInTheWay,
+    /// The source tree leads into the destination tree (a bind mount, say).
+    LoopIntoDestination,
+    /// An inode type that ringsync does not know.
+    UnknownKind,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => write!(f, "{} ({errno:?})", errno.desc()),
+            Self::Changing => f.write_str(
+                "it kept changing while it was copied; the copy is of one moment but not of now",
+            ),
+            Self::DirectoryInTheWay => f.write_str(
+                "a directory that is not empty is in the way; --delete or --force would remove it",
+            ),
+            Self::LoopIntoDestination => {
+                f.write_str("it is the destination itself, and was not entered")
+            }
+            Self::UnknownKind => f.write_str("its inode type is unknown"),
+        }
+    }
+}
+
+/// One failure, told once.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub op: OpKind,
+    pub side: Side,
+    /// Relative to the side's root; raw bytes.
+    pub path: Box<[u8]>,
+    pub cause: Cause,
+}
+
+impl Error {
+    #[must_use]
+    pub fn new(op: OpKind, side: Side, path: Vec<u8>, cause: Cause) -> Self {
+        Self {
+            op,
+            side,
+            path: path.into_boxed_slice(),
+            cause,
+        }
+    }
+
+    #[must_use]
+    pub fn errno(op: OpKind, side: Side, path: Vec<u8>, errno: Errno) -> Self {
+        Self::new(op, side, path, Cause::Errno(errno))
+    }
+
+    /// How the run reacts. A full or read-only *destination* ends it; an entry of the *source* that is gone has vanished.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        let Cause::Errno(errno) = self.cause else {
+            return Class::Entry;
+        };
+        match (self.side, errno) {
+            (Side::Source, Errno::ENOENT | Errno::ESTALE) => Class::Vanished,
+            (Side::Destination, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => Class::Fatal,
+            _ => Class::Entry,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path: &[u8] = if self.path.is_empty() {
+            b"."
+        } else {
+            &self.path
+        };
+        let (verb, side, path) = (self.op.verb(), self.side.name(), escape(path));
+        write!(f, "cannot {verb} {side} '{path}': {}", self.cause)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_full_destination_is_fatal() {
+        let class = |side, errno| Error::errno(OpKind::Write, side, b"a".to_vec(), errno).class();
+        assert_eq!(class(Side::Destination, Errno::ENOSPC), Class::Fatal);
+        assert_eq!(class(Side::Source, Errno::ENOSPC), Class::Entry);
+        assert_eq!(class(Side::Source, Errno::ENOENT), Class::Vanished);
+        assert_eq!(class(Side::Destination, Errno::ENOENT), Class::Entry);
+        assert_eq!(class(Side::Destination, Errno::EIO), Class::Entry);
+    }
+
+    #[test]
+    fn messages_name_operation_side_and_escaped_path() {
+        let error = Error::errno(OpKind::Open, Side::Source, b"a\nb".to_vec(), Errno::EACCES);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot open source 'a\\nb': Permission denied"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! One directory entry as both sides see it.
+
+/// The type of an inode, from `d_type` or `st_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    BlockDevice,
+    CharDevice,
+}
+
+/// `S_IFMT` and its values, as in `<sys/stat.h>`: fixed by the kernel's ABI.
+const S_IFMT: u32 = 0o170_000;
+const S_IFSOCK: u32 = 0o140_000;
+const S_IFLNK: u32 = 0o120_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFIFO: u32 = 0o010_000;
+
+impl Kind {
+    /// The kind in the type bits of `st_mode`; `None` for a type that Linux does not have.
+    #[must_use]
+    pub fn from_mode(mode: u32) -> Option<Self> {
+        match mode & S_IFMT {
+            S_IFREG => Some(Self::File),
+            S_IFDIR => Some(Self::Dir),
+            S_IFLNK => Some(Self::Symlink),
+            S_IFIFO => Some(Self::Fifo),
+            S_IFSOCK => Some(Self::Socket),
+            S_IFBLK => Some(Self::BlockDevice),
+            S_IFCHR => Some(Self::CharDevice),
+            _ => None,
+        }
+    }
+
+    /// The type bits of `st_mode` for this kind.
+    #[must_use]
+    pub fn mode_bits(self) -> u32 {
+        match self {
+            Self::File => S_IFREG,
+            Self::Dir => S_IFDIR,
+            Self::Symlink => S_IFLNK,
+            Self::Fifo => S_IFIFO,
+            Self::Socket => S_IFSOCK,
+            Self::BlockDevice => S_IFBLK,
+            Self::CharDevice => S_IFCHR,
+        }
+    }
+
+    #[must_use]
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::BlockDevice | Self::CharDevice)
+    }
+
+    /// Fifos and sockets: what `--specials` speaks of.
+    #[must_use]
+    pub fn is_special(self) -> bool {
+        matches!(self, Self::Fifo | Self::Socket)
+    }
+
+    /// The noun of messages and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "directory",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::BlockDevice => "block device",
+            Self::CharDevice => "character device",
+        }
+    }
+}
+
+/// A timestamp as the kernel keeps it: seconds since 1970 (negative before), and nanoseconds in `0..1_000_000_000`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+/// What `statx` says of an inode, as far as a sync needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid and sticky: `0..=0o7777`.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    /// Bytes; for a symlink the length of its target.
+    pub size: u64,
+    pub mtime: Time,
+    pub ino: u64,
+    /// The device of the filesystem that holds the inode (`makedev` form).
+    pub dev: u64,
+    /// For device nodes, the device they stand for (`makedev` form); else 0.
+    pub rdev: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_survive_the_way_through_mode_bits() {
+        for kind in [
+            Kind::File,
+            Kind::Dir,
+            Kind::Symlink,
+            Kind::Fifo,
+            Kind::Socket,
+            Kind::BlockDevice,
+            Kind::CharDevice,
+        ] {
+            assert_eq!(Kind::from_mode(kind.mode_bits() | 0o4755), Some(kind));
+        }
+        assert_eq!(Kind::from_mode(0), None);
+    }
+}

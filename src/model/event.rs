@@ -1,0 +1,39 @@
+//! What a run tells the world, entry by entry. The engine sends; who listens is decided by the composition root.
+
+use super::action::Attrs;
+use super::entry::Kind;
+use crate::error::Error;
+
+/// What happened to one name of the destination (or would, in a dry run).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Create,
+    /// New contents under an existing name; `size` tells whether the size differs as well.
+    Replace {
+        size: bool,
+        attrs: Attrs,
+    },
+    Repair(Attrs),
+    Delete,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub what: What,
+    pub kind: Kind,
+    /// Relative to the root; raw bytes. Empty for the root itself.
+    pub path: Vec<u8>,
+    /// Of a symlink, what it points to.
+    pub target: Option<Vec<u8>>,
+}
+
+/// Where items and errors go. Sending an error never blocks; sending an item may wait for a slow reader.
+pub trait Sink: Send + Sync {
+    fn error(&self, error: Error);
+
+    fn item(&self, item: Item);
+
+    /// Whether anybody looks at items; when not, callers need not build them.
+    fn wants_items(&self) -> bool;
+}

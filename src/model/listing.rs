@@ -1,0 +1,212 @@
+//! The compact form of a directory's entries: fixed-size records, and their names in one arena.
+
+use std::ffi::CStr;
+
+use super::entry::{Kind, Meta, Time};
+
+/// What is known of an entry so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The name, and the type where the filesystem reports `d_type`.
+    Named,
+    /// To be filled by the next statx batch.
+    Wanted,
+    /// Everything in [`Meta`].
+    Known,
+    /// statx failed with this errno (fits 16 bits: the kernel's MAX_ERRNO is 4095).
+    Failed(u16),
+}
+
+/// One entry of a [`Listing`], without its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub ino: u64,
+    size: u64,
+    /// The device that a device node stands for; of a directory, the device it is on, which differs at a mount point.
+    rdev: u64,
+    mtime_sec: i64,
+    mtime_nsec: u32,
+    /// Type bits from `d_type` (0 when unknown) until the state is `Known`; then `st_mode`.
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    name_start: u32,
+    name_len: u8,
+    pub state: State,
+}
+
+/// The target of the design: entries of millions of files must fit in memory beside their names.
+const _: () = assert!(size_of::<Entry>() <= 96);
+/// What it really is; a change shows up here.
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// `NAME_MAX` of every Linux filesystem; `name_len` is a byte because of it.
+pub const NAME_LEN_MAX: usize = 255;
+
+impl Entry {
+    /// The kind, where it is known from `d_type` or statx.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::from_mode(self.mode)
+    }
+
+    /// What statx said; `None` before it was asked or when it failed. `dir_dev` is the device of the directory listed.
+    #[must_use]
+    pub fn meta(&self, dir_dev: u64) -> Option<Meta> {
+        if self.state != State::Known {
+            return None;
+        }
+        let kind = self.kind()?;
+        let (dev, rdev) = if kind == Kind::Dir {
+            (self.rdev, 0)
+        } else {
+            (dir_dev, self.rdev)
+        };
+        Some(Meta {
+            kind,
+            mode: self.mode & 0o7777,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: self.nlink,
+            size: self.size,
+            mtime: Time {
+                sec: self.mtime_sec,
+                nsec: self.mtime_nsec,
+            },
+            ino: self.ino,
+            dev,
+            rdev,
+        })
+    }
+
+    /// Takes over what statx said. A kind that `Meta` cannot express never gets here.
+    pub fn fill(&mut self, meta: &Meta) {
+        self.ino = meta.ino;
+        self.size = meta.size;
+        self.rdev = if meta.kind == Kind::Dir {
+            meta.dev
+        } else {
+            meta.rdev
+        };
+        self.mtime_sec = meta.mtime.sec;
+        self.mtime_nsec = meta.mtime.nsec;
+        self.mode = meta.kind.mode_bits() | meta.mode;
+        self.uid = meta.uid;
+        self.gid = meta.gid;
+        self.nlink = meta.nlink;
+        self.state = State::Known;
+    }
+}
+
+/// Entries of one directory, or of a part of one.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Names, each with its terminating NUL, so that system calls can be pointed at them.
+    names: Vec<u8>,
+    pub entries: Vec<Entry>,
+    /// Where getdents64 writes; kept here so that the allocation is used again.
+    pub scratch: Vec<u8>,
+}
+
+impl Listing {
+    /// Adds a name. Names over [`NAME_LEN_MAX`] bytes or an arena over 4 GiB do not occur on Linux
+    /// filesystems; such an entry is refused with `false`.
+    pub fn push(&mut self, name: &CStr, ino: u64, kind: Option<Kind>) -> bool {
+        let bytes = name.to_bytes_with_nul();
+        let Ok(name_len) = u8::try_from(bytes.len() - 1) else {
+            return false;
+        };
+        let Ok(name_start) = u32::try_from(self.names.len()) else {
+            return false;
+        };
+        self.names.extend_from_slice(bytes);
+        self.entries.push(Entry {
+            ino,
+            size: 0,
+            rdev: 0,
+            mtime_sec: 0,
+            mtime_nsec: 0,
+            mode: kind.map_or(0, Kind::mode_bits),
+            uid: 0,
+            gid: 0,
+            nlink: 0,
+            name_start,
+            name_len,
+            state: State::Named,
+        });
+        true
+    }
+
+    /// The name of an entry of this listing.
+    ///
+    /// # Panics
+    /// If `entry` belongs to another listing.
+    #[must_use]
+    pub fn name(&self, entry: &Entry) -> &CStr {
+        let start = entry.name_start as usize;
+        let bytes = &self.names[start..=start + usize::from(entry.name_len)];
+        match CStr::from_bytes_with_nul(bytes) {
+            Ok(name) => name,
+            Err(_) => unreachable!("names are stored with exactly one NUL, at their end"),
+        }
+    }
+
+    /// The name without its NUL.
+    #[must_use]
+    pub fn name_bytes(&self, entry: &Entry) -> &[u8] {
+        let start = entry.name_start as usize;
+        &self.names[start..start + usize::from(entry.name_len)]
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Forgets the entries and keeps the allocations.
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.entries.clear();
+    }
+
+    /// Bytes of heap this listing holds.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.names.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.scratch.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_with_their_entries() {
+        let mut listing = Listing::default();
+        assert!(listing.push(c"one", 1, Some(Kind::File)));
+        assert!(listing.push(c"", 2, None));
+        assert!(listing.push(c"three", 3, Some(Kind::Dir)));
+        let names: Vec<_> = listing.entries.iter().map(|e| listing.name(e)).collect();
+        assert_eq!(names, [c"one", c"", c"three"]);
+        assert_eq!(listing.name_bytes(&listing.entries[2]), b"three");
+        assert_eq!(listing.entries[1].kind(), None);
+        assert_eq!(listing.entries[2].kind(), Some(Kind::Dir));
+        assert!(listing.entries[2].meta(1).is_none());
+    }
+
+    #[test]
+    fn overlong_names_are_refused() {
+        let long = std::ffi::CString::new(vec![b'x'; NAME_LEN_MAX + 1]).unwrap();
+        let mut listing = Listing::default();
+        assert!(!listing.push(&long, 1, None));
+        assert!(listing.is_empty());
+    }
+}

@@ -1,0 +1,16 @@
+//! Pure types and rules: what an entry is, how two entries compare, what to do about it. No I/O, no clock, no async.
+
+pub mod action;
+pub mod compare;
+pub mod entry;
+pub mod event;
+pub mod listing;
+pub mod path;
+pub mod tally;
+
+pub use action::{Action, Attrs, SkipReason};
+pub use compare::{Policy, decide, decide_contents};
+pub use entry::{Kind, Meta, Time};
+pub use event::{Item, Sink, What};
+pub use listing::{Entry, Listing, State};
+pub use tally::Tally;
