@@ -1,0 +1,255 @@
+//! Which backend runs the operations of one filesystem: inline system calls while calls are fast, the ring (and
+//! the blocking pool) while they block.
+//!
+//! ```text
+//!            a window of inline calls costs ENGAGE_NS or more on average
+//!   Inline ────────────────────────────────────────────────────────────> Concurrent
+//!          <────────────────────────────────────────────────────────────
+//!            PROBES_TO_RELEASE probes in a row, each under RELEASE_NS
+//! ```
+//!
+//! While concurrent, latencies say little about the device (they include queueing), so now and then one operation is
+//! run inline as a probe.
+
+use std::time::Duration;
+
+/// A call that takes this long on average blocks: inline it would waste the core, and a round trip through a kernel
+/// worker costs about a tenth of it.
+const ENGAGE_NS: u64 = 50_000;
+/// Calls below this are served from memory; between the two limits nothing changes.
+const RELEASE_NS: u64 = 15_000;
+const _: () = assert!(
+    RELEASE_NS * 2 < ENGAGE_NS,
+    "the dead band must be wider than noise"
+);
+/// Calls in a window.
+const WINDOW: u64 = 64;
+/// One call counts at most so much, so that a single hiccup (a journal commit) does not fill a window.
+const SAMPLE_NS_MAX: u64 = 1_000_000;
+const _: () = assert!(
+    SAMPLE_NS_MAX * 2 < ENGAGE_NS * WINDOW,
+    "two hiccups must not engage"
+);
+/// Fast probes in a row before calls go inline again.
+const PROBES_TO_RELEASE: u32 = 16;
+/// Time between probes: at 1 ms a call, probing costs a hundredth of the core.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// After a fast probe the next follows sooner, so that a cache that has become warm is noticed.
+const PROBE_INTERVAL_FAST: Duration = Duration::from_millis(2);
+/// Data moved inline is expected to take this long anyway: 1 ns a byte, 1 GB/s.
+const NS_PER_BYTE: u64 = 1;
+
+/// How to run the next operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Inline,
+    Concurrent,
+}
+
+/// The router of one filesystem on one shard. Time is passed in, as a duration since any fixed moment.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Inline {
+        calls: u64,
+        sum_ns: u64,
+    },
+    Concurrent {
+        probe_at: Duration,
+        fast_probes: u32,
+    },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Inline {
+            calls: 0,
+            sum_ns: 0,
+        }
+    }
+}
+
+impl Router {
+    fn check(&self) {
+        match self.state {
+            State::Inline { calls, sum_ns } => {
+                debug_assert!(calls < WINDOW && sum_ns < ENGAGE_NS * WINDOW);
+            }
+            State::Concurrent { fast_probes, .. } => debug_assert!(fast_probes < PROBES_TO_RELEASE),
+        }
+    }
+
+    /// Whether the filesystem is taken to block now.
+    #[must_use]
+    pub fn is_concurrent(&self) -> bool {
+        matches!(self.state, State::Concurrent { .. })
+    }
+
+    /// The route for an operation that starts at `now`. A probe is due at most once an interval: asking moves it.
+    pub fn route(&mut self, now: Duration) -> Route {
+        self.check();
+        match &mut self.state {
+            State::Inline { .. } => Route::Inline,
+            State::Concurrent { probe_at, .. } if now >= *probe_at => {
+                *probe_at = now + PROBE_INTERVAL;
+                Route::Inline
+            }
+            State::Concurrent { .. } => Route::Concurrent,
+        }
+    }
+
+    /// An inline run ended at `now`: `calls` system calls (at least 1) that moved `bytes` took `elapsed` together.
+    pub fn on_inline(&mut self, now: Duration, elapsed: Duration, calls: u64, bytes: u64) {
+        self.check();
+        let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let calls_made = calls.max(1);
+        let per_call_ns = elapsed_ns.saturating_sub(bytes.saturating_mul(NS_PER_BYTE)) / calls_made;
+        match &mut self.state {
+            State::Inline { calls, sum_ns } => {
+                let weight = calls_made.min(WINDOW);
+                *sum_ns += per_call_ns.min(SAMPLE_NS_MAX) * weight;
+                *calls += weight;
+                if *sum_ns >= ENGAGE_NS * WINDOW {
+                    self.state = State::Concurrent {
+                        probe_at: now + PROBE_INTERVAL,
+                        fast_probes: 0,
+                    };
+                } else if *calls >= WINDOW {
+                    self.state = State::default();
+                }
+            }
+            State::Concurrent {
+                probe_at,
+                fast_probes,
+            } => {
+                if per_call_ns > RELEASE_NS {
+                    *fast_probes = 0;
+                    return;
+                }
+                *fast_probes += 1;
+                *probe_at = now + PROBE_INTERVAL_FAST;
+                if *fast_probes == PROBES_TO_RELEASE {
+                    self.state = State::default();
+                }
+            }
+        }
+        self.check();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs `count` operations of a constant latency, one after another, and counts changes of state.
+    fn run(router: &mut Router, now: &mut Duration, count: u32, latency: Duration) -> u32 {
+        let mut changes = 0;
+        for _ in 0..count {
+            let before = router.is_concurrent();
+            let route = router.route(*now);
+            // Concurrent operations overlap; what matters is that time passes.
+            *now += latency;
+            if route == Route::Inline {
+                router.on_inline(*now, latency, 1, 0);
+            }
+            changes += u32::from(router.is_concurrent() != before);
+        }
+        changes
+    }
+
+    const FAST: Duration = Duration::from_micros(2);
+    const SLOW: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_blocking_filesystem_is_noticed_within_a_few_calls() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        assert_eq!(run(&mut router, &mut now, 4, SLOW), 1);
+        assert!(router.is_concurrent());
+    }
+
+    #[test]
+    fn a_fast_filesystem_stays_inline_through_hiccups() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        for _ in 0..1000 {
+            run(&mut router, &mut now, 63, FAST);
+            run(&mut router, &mut now, 1, Duration::from_millis(20));
+        }
+        assert!(!router.is_concurrent());
+    }
+
+    #[test]
+    fn a_warm_cache_brings_calls_back_inline() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        run(&mut router, &mut now, 10_000, SLOW);
+        assert!(router.is_concurrent());
+        let warm_since = now;
+        while router.is_concurrent() {
+            run(&mut router, &mut now, 100, FAST);
+            assert!(
+                now - warm_since < Duration::from_secs(1),
+                "release takes too long"
+            );
+        }
+    }
+
+    #[test]
+    fn moving_data_at_memory_speed_is_not_blocking() {
+        let mut router = Router::default();
+        for i in 1..1000 {
+            let now = Duration::from_millis(i);
+            router.on_inline(now, Duration::from_millis(1), 1, 4 << 20);
+        }
+        assert!(!router.is_concurrent());
+    }
+
+    #[test]
+    fn a_batch_counts_by_its_mean() {
+        let mut router = Router::default();
+        router.on_inline(SLOW, Duration::from_millis(64), 64, 0);
+        assert!(router.is_concurrent());
+    }
+
+    proptest! {
+        /// Under a constant latency, with up to 30 % of noise, the state settles: it changes at most once.
+        #[test]
+        fn no_oscillation_under_constant_load(latency_us in 1_u64..5_000, noise in prop::collection::vec(0_u64..30, 50)) {
+            let (mut router, mut now) = (Router::default(), Duration::ZERO);
+            let mut changes = 0;
+            for round in 0..100 {
+                for percent in &noise {
+                    let latency = Duration::from_nanos(latency_us * 1000 * (100 + percent) / 100);
+                    changes += run(&mut router, &mut now, 1 + round % 7, latency);
+                }
+            }
+            prop_assert!(changes <= 1, "{changes} changes at {latency_us} us");
+        }
+
+        /// Any mix of samples keeps the invariants (checked inside) and never probes more than once an interval.
+        #[test]
+        fn probes_are_rare(samples in prop::collection::vec((0_u64..3_000_000, 0_u64..200, 0_u64..1_000_000), 1..500)) {
+            let (mut router, mut now) = (Router::default(), Duration::ZERO);
+            let mut slow_probe_before: Option<Duration> = None;
+            for (elapsed_ns, calls, bytes) in samples {
+                now += Duration::from_micros(50);
+                let was_concurrent = router.is_concurrent();
+                if router.route(now) == Route::Inline {
+                    if was_concurrent {
+                        if let Some(before) = slow_probe_before {
+                            prop_assert!(now - before >= PROBE_INTERVAL_FAST);
+                        }
+                        slow_probe_before = Some(now);
+                    }
+                    router.on_inline(now, Duration::from_nanos(elapsed_ns), calls, bytes);
+                    if !router.is_concurrent() {
+                        slow_probe_before = None;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Operations as plain system calls on the calling thread. The blocking pool runs the same functions.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, copy_file_range, openat, readlinkat, renameat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat,
+    mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::{
+    Gid, Uid, UnlinkatFlags, fchown, fchownat, ftruncate, linkat, symlinkat, unlinkat,
+};
+use rustix::fs::{AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, ioctl_ficlone, statx};
+
+use super::op::{Change, Handle, Op, OpError, Outcome, Reply, Target};
+use crate::error::OpKind;
+use crate::model::{Kind, Listing, Meta, State, Time};
+
+/// Bytes asked of one getdents64 call: about 2,000 names of usual length, within a second-level cache.
+const READ_DIR_BYTES: usize = 64 * 1024;
+
+/// What a sync needs of statx, and nothing that a filesystem would have to compute besides.
+pub(super) const STATX_WANTED: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::NLINK)
+    .union(StatxFlags::UID)
+    .union(StatxFlags::GID)
+    .union(StatxFlags::MTIME)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::SIZE);
+
+/// Symlinks are never followed, and an automount point is described, not triggered.
+pub(super) const STATX_AT: StatAt = StatAt::SYMLINK_NOFOLLOW.union(StatAt::NO_AUTOMOUNT);
+
+pub(super) const OPEN_DIR: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+/// `O_NONBLOCK`: a fifo that took a file's place between listing and open must not hang the run.
+pub(super) const OPEN_FILE: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_CLOEXEC);
+
+/// `O_EXCL` refuses whatever is there, symlinks included. Readable too: chunks are cloned and verified through it.
+pub(super) const CREATE_FILE: OFlag = OFlag::O_RDWR
+    .union(OFlag::O_CREAT)
+    .union(OFlag::O_EXCL)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+/// Runs an operation to its end on this thread.
+///
+/// # Errors
+/// The system call that failed, and its errno.
+pub fn run(op: Op) -> Outcome {
+    let kind = op.kind();
+    let errno = |errno| OpError { kind, errno };
+    match op {
+        Op::OpenDir { at, name } => open(&at, &name, OPEN_DIR, 0).map_err(errno),
+        Op::ReadDir { dir, mut listing } => {
+            let more = read_dir(&dir, &mut listing).map_err(errno)?;
+            Ok(Reply::Listed { listing, more })
+        }
+        Op::StatMany {
+            dir,
+            mut listing,
+            range,
+        } => {
+            stat_many(&dir, &mut listing, range);
+            Ok(Reply::Listed {
+                listing,
+                more: false,
+            })
+        }
+        Op::Stat { target } => stat(&target).map(Reply::Meta).map_err(errno),
+        Op::Open { at, name } => open(&at, &name, OPEN_FILE, 0).map_err(errno),
+        Op::Create { at, name, mode } => open(&at, &name, CREATE_FILE, mode).map_err(errno),
+        Op::Read {
+            file,
+            mut buffer,
+            offset,
+        } => {
+            let offset = offset_of(offset).map_err(errno)?;
+            let count = retry(|| pread(&file, &mut buffer, offset)).map_err(errno)?;
+            Ok(Reply::Moved(buffer, count))
+        }
+        Op::Write {
+            file,
+            buffer,
+            range,
+            offset,
+        } => {
+            let offset = offset_of(offset).map_err(errno)?;
+            let count = retry(|| pwrite(&file, &buffer[range.clone()], offset)).map_err(errno)?;
+            Ok(Reply::Moved(buffer, count))
+        }
+        Op::CopyRange {
+            from,
+            to,
+            offset,
+            len,
+        } => copy_range(&from, &to, offset, len).map_err(errno),
+        Op::ReadLink { at, name } => read_link(&at, &name).map_err(errno),
+        Op::SetAttrs { target, change } => set_attrs(&target, &change),
+        op => run_namespace(op).map_err(errno),
+    }
+}
+
+/// The operations that only change names or hand back nothing.
+fn run_namespace(op: Op) -> Result<Reply, Errno> {
+    match op {
+        Op::Close { file } => close(file)?,
+        Op::MakeDir { at, name, mode } => mkdirat(&at, name.as_c_str(), mode_of(mode))?,
+        Op::MakeNode {
+            at,
+            name,
+            kind,
+            mode,
+            rdev,
+        } => {
+            let format = SFlag::from_bits_truncate(kind.mode_bits());
+            mknodat(&at, name.as_c_str(), format, mode_of(mode), rdev)?;
+        }
+        Op::MakeSymlink { at, name, target } => symlinkat(target.as_c_str(), &at, name.as_c_str())?,
+        Op::Link {
+            from,
+            from_name,
+            to,
+            to_name,
+        } => linkat(
+            &from,
+            from_name.as_c_str(),
+            &to,
+            to_name.as_c_str(),
+            AtFlags::empty(),
+        )?,
+        Op::Unlink { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?,
+        Op::RemoveDir { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::RemoveDir)?,
+        Op::Rename { at, from, to } => renameat(&at, from.as_c_str(), &at, to.as_c_str())?,
+        Op::Clone { from, to } => ioctl_ficlone(&to, &from).map_err(errno_of)?,
+        Op::Truncate { file, len } => ftruncate(&file, offset_of(len)?)?,
+        other => unreachable!("{:?} hands back something", other.kind()),
+    }
+    Ok(Reply::Done)
+}
+
+fn mode_of(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode)
+}
+
+/// Offsets are `i64` in the kernel; what does not fit is beyond every file.
+fn offset_of(offset: u64) -> Result<i64, Errno> {
+    i64::try_from(offset).map_err(|_| Errno::EFBIG)
+}
+
+pub(super) fn errno_of(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+/// Repeats a call that a signal interrupted. Signals are few and their handlers return, so this ends.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<Reply, Errno> {
+    let fd = retry(|| openat(at, name, flags, mode_of(mode)))?;
+    opened(fd)
+}
+
+/// The reply for a fresh descriptor: its attributes are in memory now, so asking does not block.
+pub(super) fn opened(fd: OwnedFd) -> Result<Reply, Errno> {
+    let meta = stat_fd(&fd)?;
+    Ok(Reply::Opened(Handle::new(fd, meta.dev), meta))
+}
+
+fn close(file: Handle) -> Result<(), Errno> {
+    match file.into_fd() {
+        // Linux frees the descriptor whatever close returns, so this is never repeated.
+        Some(fd) => nix::unistd::close(fd),
+        None => Ok(()),
+    }
+}
+
+fn read_dir(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
+    let mut scratch = std::mem::take(&mut listing.scratch);
+    scratch.reserve(READ_DIR_BYTES);
+    let mut iter = RawDir::new(dir, scratch.spare_capacity_mut());
+    let more = loop {
+        match iter.next() {
+            None => break false,
+            Some(Err(rustix::io::Errno::INTR)) => continue,
+            Some(Err(errno)) => return Err(errno_of(errno)),
+            Some(Ok(entry)) => {
+                let name = entry.file_name();
+                if is_component(name) {
+                    listing.push(name, entry.ino(), kind_of(entry.file_type()));
+                }
+            }
+        }
+        if iter.is_buffer_empty() {
+            break true;
+        }
+    };
+    listing.scratch = scratch;
+    Ok(more)
+}
+
+/// A real name: a broken or hostile filesystem must not smuggle a path in.
+fn is_component(name: &CStr) -> bool {
+    let bytes = name.to_bytes();
+    !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.contains(&b'/')
+}
+
+fn kind_of(file_type: FileType) -> Option<Kind> {
+    Some(match file_type {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::Unknown => return None,
+    })
+}
+
+/// statx for every entry of the range that is `Wanted`. Returns how many that were.
+pub(super) fn stat_many(dir: &Handle, listing: &mut Listing, range: Range<usize>) -> u64 {
+    let mut calls = 0;
+    for at in range {
+        if listing.entries[at].state == State::Wanted {
+            let result = stat_at(dir, listing.name(&listing.entries[at]));
+            fill(listing, at, result);
+            calls += 1;
+        }
+    }
+    calls
+}
+
+/// Writes the result of a statx into the entry.
+pub(super) fn fill(listing: &mut Listing, at: usize, result: Result<Meta, Errno>) {
+    let entry = &mut listing.entries[at];
+    match result {
+        Ok(meta) => entry.fill(&meta),
+        Err(errno) => entry.state = State::Failed(u16::try_from(errno as i32).unwrap_or(u16::MAX)),
+    }
+}
+
+fn stat_at(dir: &Handle, name: &CStr) -> Result<Meta, Errno> {
+    let raw = statx(dir, name, STATX_AT, STATX_WANTED).map_err(errno_of)?;
+    meta_of(&raw)
+}
+
+fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
+    let raw = statx(fd, c"", StatAt::EMPTY_PATH, STATX_WANTED).map_err(errno_of)?;
+    meta_of(&raw)
+}
+
+fn stat(target: &Target) -> Result<Meta, Errno> {
+    match target {
+        Target::Open(handle) => stat_fd(handle),
+        Target::Name(at, name) => stat_at(at, name),
+    }
+}
+
+/// The kernel's answer in our terms. An inode type that Linux does not have is a broken filesystem: EUCLEAN.
+pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
+    let mode = u32::from(raw.stx_mode);
+    Ok(Meta {
+        kind: Kind::from_mode(mode).ok_or(Errno::EUCLEAN)?,
+        mode: mode & 0o7777,
+        uid: raw.stx_uid,
+        gid: raw.stx_gid,
+        nlink: raw.stx_nlink,
+        size: raw.stx_size,
+        mtime: Time {
+            sec: raw.stx_mtime.tv_sec,
+            nsec: raw.stx_mtime.tv_nsec,
+        },
+        ino: raw.stx_ino,
+        dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
+        rdev: makedev(raw.stx_rdev_major.into(), raw.stx_rdev_minor.into()),
+    })
+}
+
+fn read_link(at: &Handle, name: &CStr) -> Result<Reply, Errno> {
+    use std::os::unix::ffi::OsStringExt;
+    let target = readlinkat(at, name)?.into_vec();
+    let target = std::ffi::CString::new(target).map_err(|_| Errno::EUCLEAN)?;
+    Ok(Reply::Link(target))
+}
+
+fn copy_range(from: &Handle, to: &Handle, offset: u64, len: u64) -> Result<Reply, Errno> {
+    let (mut read_at, mut write_at) = (offset_of(offset)?, offset_of(offset)?);
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let count = retry(|| copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len))?;
+    Ok(Reply::Copied(count as u64))
+}
+
+fn set_attrs(target: &Target, change: &Change) -> Outcome {
+    let failed = |kind| move |errno| OpError { kind, errno };
+    if change.uid.is_some() || change.gid.is_some() {
+        let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+        match target {
+            Target::Open(file) => fchown(file, uid, gid),
+            Target::Name(at, name) => {
+                fchownat(at, name.as_c_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+            }
+        }
+        .map_err(failed(OpKind::SetOwner))?;
+    }
+    if let Some(mode) = change.mode {
+        match target {
+            Target::Open(file) => fchmod(file, mode_of(mode)),
+            Target::Name(at, name) => fchmodat(
+                at,
+                name.as_c_str(),
+                mode_of(mode),
+                FchmodatFlags::NoFollowSymlink,
+            ),
+        }
+        .map_err(failed(OpKind::SetMode))?;
+    }
+    if let Some(mtime) = change.mtime {
+        let mtime = TimeSpec::new(mtime.sec, i64::from(mtime.nsec));
+        match target {
+            Target::Open(file) => futimens(file, &TimeSpec::UTIME_OMIT, &mtime),
+            Target::Name(at, name) => {
+                let flag = UtimensatFlags::NoFollowSymlink;
+                utimensat(at, name.as_c_str(), &TimeSpec::UTIME_OMIT, &mtime, flag)
+            }
+        }
+        .map_err(failed(OpKind::SetTimes))?;
+    }
+    Ok(Reply::Done)
+}

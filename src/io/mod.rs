@@ -1,0 +1,11 @@
+//! Filesystem operations: one description of each ([`Op`]), one result ([`Reply`]), three ways to run it.
+//! The engine sees a filesystem only through [`Fs`]. The only `unsafe` code of ringsync is in this module.
+
+pub mod inline;
+pub mod local;
+pub mod op;
+pub mod probe;
+pub mod ring;
+
+pub use local::{EngineChoice, LocalFs, LocalFsOptions};
+pub use op::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};

@@ -1,0 +1,386 @@
+//! Operations as values. An `Op` owns every buffer, name and descriptor that it needs, so that it stays valid
+//! until it is done even when nobody waits for it any more.
+
+use std::ffi::CString;
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use nix::errno::Errno;
+
+use super::ring::RingFuture;
+use crate::error::OpKind;
+use crate::model::{Kind, Listing, Meta, Time};
+
+/// An open file or directory; clones share it, and the last one closes it.
+#[derive(Clone)]
+pub struct Handle(Arc<Inner>);
+
+struct Inner {
+    descriptor: Descriptor,
+    dev: u64,
+}
+
+enum Descriptor {
+    Os(OwnedFd),
+    /// Closed by a close operation; nothing uses the handle after that.
+    Closed,
+    /// A number that means something to a filesystem other than the kernel's: a simulated one.
+    Virtual(u64),
+}
+
+impl Handle {
+    /// `dev` is the device of the filesystem the descriptor is on; the router tells filesystems apart by it.
+    #[must_use]
+    pub fn new(fd: OwnedFd, dev: u64) -> Self {
+        Self(Arc::new(Inner {
+            descriptor: Descriptor::Os(fd),
+            dev,
+        }))
+    }
+
+    /// A handle for a filesystem that is not the kernel's.
+    #[must_use]
+    pub fn virtual_number(number: u64, dev: u64) -> Self {
+        Self(Arc::new(Inner {
+            descriptor: Descriptor::Virtual(number),
+            dev,
+        }))
+    }
+
+    #[must_use]
+    pub fn dev(&self) -> u64 {
+        self.0.dev
+    }
+
+    /// The number given to [`Handle::virtual_number`].
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        match self.0.descriptor {
+            Descriptor::Os(_) | Descriptor::Closed => None,
+            Descriptor::Virtual(number) => Some(number),
+        }
+    }
+
+    /// The descriptor itself, when this is its only handle.
+    #[must_use]
+    pub fn into_fd(self) -> Option<OwnedFd> {
+        match Arc::try_unwrap(self.0).ok()?.descriptor {
+            Descriptor::Os(fd) => Some(fd),
+            Descriptor::Closed | Descriptor::Virtual(_) => None,
+        }
+    }
+
+    /// Whether no other handle shares the descriptor.
+    pub(super) fn is_only_one(&mut self) -> bool {
+        Arc::get_mut(&mut self.0).is_some()
+    }
+
+    /// Gives up the descriptor without closing it: the kernel has done that. Only for the only handle.
+    pub(super) fn forget(&mut self) {
+        let Some(inner) = Arc::get_mut(&mut self.0) else {
+            unreachable!("a close operation owns the only handle");
+        };
+        if let Descriptor::Os(fd) = std::mem::replace(&mut inner.descriptor, Descriptor::Closed) {
+            let _closed_already = fd.into_raw_fd();
+        }
+    }
+}
+
+impl AsFd for Handle {
+    /// # Panics
+    /// On a virtual handle: those never reach the kernel's filesystem.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0.descriptor {
+            Descriptor::Os(fd) => fd.as_fd(),
+            Descriptor::Closed => unreachable!("a closed handle is not used"),
+            Descriptor::Virtual(number) => {
+                unreachable!("virtual handle {number} reached the kernel")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.descriptor {
+            Descriptor::Os(fd) => write!(f, "{fd:?}"),
+            Descriptor::Closed => f.write_str("closed"),
+            Descriptor::Virtual(number) => write!(f, "virtual {number}"),
+        }
+    }
+}
+
+/// What an operation on an inode is aimed at. A name is one path component below the handle, and is never followed
+/// when it is a symlink.
+#[derive(Clone, Debug)]
+pub enum Target {
+    Open(Handle),
+    Name(Handle, CString),
+}
+
+impl Target {
+    fn handle(&self) -> &Handle {
+        match self {
+            Self::Open(handle) | Self::Name(handle, _) => handle,
+        }
+    }
+}
+
+/// Attributes to set; `None` leaves one alone. Applied in the order of the fields, because chown clears setuid and
+/// every change moves ctime but must not move mtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mode: Option<u32>,
+    pub mtime: Option<Time>,
+}
+
+impl Change {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One operation. Names are single path components.
+#[derive(Debug)]
+pub enum Op {
+    /// Opens a directory for listing, without following a symlink. → [`Reply::Opened`]
+    OpenDir {
+        at: Handle,
+        name: CString,
+    },
+    /// Appends what one getdents64 call returns, without `.` and `..`. → [`Reply::Listed`]
+    ReadDir {
+        dir: Handle,
+        listing: Listing,
+    },
+    /// statx for every entry of the range whose state is `Wanted`. → [`Reply::Listed`]
+    StatMany {
+        dir: Handle,
+        listing: Listing,
+        range: Range<usize>,
+    },
+    /// → [`Reply::Meta`]
+    Stat {
+        target: Target,
+    },
+    /// Opens a file for reading, without following a symlink and without blocking on a fifo. → [`Reply::Opened`]
+    Open {
+        at: Handle,
+        name: CString,
+    },
+    /// Makes a file that must not exist, open for reading and writing. → [`Reply::Opened`]
+    Create {
+        at: Handle,
+        name: CString,
+        mode: u32,
+    },
+    /// Fills `buffer` from its start with up to its length. → [`Reply::Moved`]
+    Read {
+        file: Handle,
+        buffer: Vec<u8>,
+        offset: u64,
+    },
+    /// Writes `buffer[range]`. → [`Reply::Moved`]
+    Write {
+        file: Handle,
+        buffer: Vec<u8>,
+        range: Range<usize>,
+        offset: u64,
+    },
+    /// Closes a file and says what close says (late write errors on network filesystems). → [`Reply::Done`]
+    Close {
+        file: Handle,
+    },
+    MakeDir {
+        at: Handle,
+        name: CString,
+        mode: u32,
+    },
+    /// A fifo, socket or device node.
+    MakeNode {
+        at: Handle,
+        name: CString,
+        kind: Kind,
+        mode: u32,
+        rdev: u64,
+    },
+    MakeSymlink {
+        at: Handle,
+        name: CString,
+        target: CString,
+    },
+    /// → [`Reply::Link`]
+    ReadLink {
+        at: Handle,
+        name: CString,
+    },
+    /// A second name for an inode.
+    Link {
+        from: Handle,
+        from_name: CString,
+        to: Handle,
+        to_name: CString,
+    },
+    Unlink {
+        at: Handle,
+        name: CString,
+    },
+    RemoveDir {
+        at: Handle,
+        name: CString,
+    },
+    /// Renames within one directory; replaces what `to` names.
+    Rename {
+        at: Handle,
+        from: CString,
+        to: CString,
+    },
+    SetAttrs {
+        target: Target,
+        change: Change,
+    },
+    /// copy_file_range at equal offsets; may copy less than `len`. → [`Reply::Copied`]
+    CopyRange {
+        from: Handle,
+        to: Handle,
+        offset: u64,
+        len: u64,
+    },
+    /// Makes `to` share all data blocks of `from` (FICLONE).
+    Clone {
+        from: Handle,
+        to: Handle,
+    },
+    Truncate {
+        file: Handle,
+        len: u64,
+    },
+}
+
+impl Op {
+    #[must_use]
+    pub fn kind(&self) -> OpKind {
+        match self {
+            Self::OpenDir { .. } => OpKind::OpenDir,
+            Self::ReadDir { .. } => OpKind::ReadDir,
+            Self::StatMany { .. } | Self::Stat { .. } => OpKind::Stat,
+            Self::Open { .. } => OpKind::Open,
+            Self::Create { .. } => OpKind::Create,
+            Self::Read { .. } => OpKind::Read,
+            Self::Write { .. } => OpKind::Write,
+            Self::Close { .. } => OpKind::Close,
+            Self::MakeDir { .. } => OpKind::MakeDir,
+            Self::MakeNode { .. } => OpKind::MakeNode,
+            Self::MakeSymlink { .. } => OpKind::MakeSymlink,
+            Self::ReadLink { .. } => OpKind::ReadLink,
+            Self::Link { .. } => OpKind::Link,
+            Self::Unlink { .. } => OpKind::Unlink,
+            Self::RemoveDir { .. } => OpKind::RemoveDir,
+            Self::Rename { .. } => OpKind::Rename,
+            Self::SetAttrs { change, .. } if change.mtime.is_some() => OpKind::SetTimes,
+            Self::SetAttrs { change, .. } if change.mode.is_some() => OpKind::SetMode,
+            Self::SetAttrs { .. } => OpKind::SetOwner,
+            Self::CopyRange { .. } => OpKind::CopyRange,
+            Self::Clone { .. } => OpKind::Clone,
+            Self::Truncate { .. } => OpKind::Truncate,
+        }
+    }
+
+    /// The device of the filesystem that the operation works on.
+    #[must_use]
+    pub fn dev(&self) -> u64 {
+        let handle = match self {
+            Self::OpenDir { at, .. }
+            | Self::Open { at, .. }
+            | Self::Create { at, .. }
+            | Self::MakeDir { at, .. }
+            | Self::MakeNode { at, .. }
+            | Self::MakeSymlink { at, .. }
+            | Self::ReadLink { at, .. }
+            | Self::Unlink { at, .. }
+            | Self::RemoveDir { at, .. }
+            | Self::Rename { at, .. } => at,
+            Self::ReadDir { dir, .. } | Self::StatMany { dir, .. } => dir,
+            Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::Close { file }
+            | Self::Truncate { file, .. } => file,
+            Self::CopyRange { to, .. } | Self::Clone { to, .. } | Self::Link { to, .. } => to,
+            Self::Stat { target } | Self::SetAttrs { target, .. } => target.handle(),
+        };
+        handle.dev()
+    }
+}
+
+/// What an operation gives back.
+#[derive(Debug)]
+pub enum Reply {
+    Opened(Handle, Meta),
+    /// `more` is false when a `ReadDir` reached the end of the directory.
+    Listed {
+        listing: Listing,
+        more: bool,
+    },
+    Meta(Meta),
+    /// The buffer, and how many bytes were read or written.
+    Moved(Vec<u8>, usize),
+    Copied(u64),
+    Link(CString),
+    Done,
+}
+
+/// A failed operation: which of its system calls, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpError {
+    pub kind: OpKind,
+    pub errno: Errno,
+}
+
+pub type Outcome = Result<Reply, OpError>;
+
+/// An operation under way.
+pub enum Pending {
+    Ready(Option<Outcome>),
+    Ring(RingFuture),
+    /// On the blocking pool, or of a filesystem with futures of its own.
+    Boxed(Pin<Box<dyn Future<Output = Outcome>>>),
+}
+
+impl Pending {
+    #[must_use]
+    pub fn ready(outcome: Outcome) -> Self {
+        Self::Ready(Some(outcome))
+    }
+}
+
+impl Future for Pending {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.get_mut() {
+            Self::Ready(outcome) => match outcome.take() {
+                Some(outcome) => Poll::Ready(outcome),
+                None => unreachable!("an operation is not polled after its end"),
+            },
+            Self::Ring(future) => Pin::new(future).poll(cx),
+            Self::Boxed(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+/// A filesystem, seen from one shard.
+pub trait Fs {
+    /// Starts an operation. It goes on to its end even when the `Pending` is dropped.
+    fn start(&self, op: Op) -> Pending;
+
+    /// Whether calls are known to block, so that many at a time pay off.
+    fn is_slow(&self, dev: u64) -> bool;
+}

@@ -1,0 +1,644 @@
+//! The companion ring: one io_uring per executor for the operations that glommio does not expose.
+//!
+//! ```text
+//!  RingFuture ──poll──> waiting for room ──room──> queued (SQE) ──submitter task──> in flight
+//!      ^                                                                               │
+//!      └───────── woken, takes the outcome <── done <──reaper task── completion (CQE) ─┘
+//! ```
+//!
+//! * Capacity is debited when an SQE is queued and credited when its CQE is reaped, and the depth is below the size
+//!   of the completion queue: it cannot overflow. (With 32,000 statx in flight on 8,192 completions the kernel
+//!   stalled for a minute.)
+//! * The submitter runs after all tasks that were ready before it, so what they queued goes in one system call.
+//! * The reaper sleeps in a read of the ring's eventfd on glommio's blocking pool: no core spins.
+//! * An operation lives in its slot until its completion, whether or not its future is still there: the kernel never
+//!   writes into freed memory, and a descriptor that nobody waits for is closed.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::fs::Statx;
+use slab::Slab;
+
+use super::inline;
+use super::op::{Handle, Op, OpError, Outcome, Reply, Target};
+use super::probe::Support;
+use crate::model::{Listing, State};
+
+/// The most operations in flight on one ring; far above what any device profits from.
+pub const DEPTH_MAX: u32 = 4096;
+/// Completion queue entries. A power of two, as the kernel wants.
+const CQ_ENTRIES: u32 = 8192;
+const _: () = assert!(
+    DEPTH_MAX < CQ_ENTRIES,
+    "completions must always find room in their queue"
+);
+/// Submission queue entries: how many operations one system call can submit.
+const SQ_ENTRIES: u32 = 256;
+/// How often the reaper looks again, after letting others run, before it goes to sleep. Sleeping and waking
+/// costs two context switches; fast operations are done by then.
+const POLLS_BEFORE_SLEEP_MAX: u32 = 8;
+
+/// A ring and its two tasks. Dropping it lets them end.
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Slab<Slot>>,
+    /// SQEs in the submission queue that the kernel has not seen.
+    queued: Cell<u32>,
+    /// Queued or with the kernel.
+    in_flight: Cell<u32>,
+    depth_max: u32,
+    /// Those that found the ring full.
+    waiting: RefCell<Vec<Waker>>,
+    submitter: Signal,
+    reaper: Signal,
+    sleeper: Arc<EventFd>,
+    support: Support,
+    stopped: Cell<bool>,
+}
+
+enum Slot {
+    One(Box<One>),
+    /// One entry of a batch of statx; `buffer` is where the kernel writes.
+    Part {
+        batch: Rc<RefCell<Batch>>,
+        entry: usize,
+        buffer: Box<MaybeUninit<Statx>>,
+    },
+}
+
+struct One {
+    op: Op,
+    /// Where a single statx writes.
+    statx: MaybeUninit<Statx>,
+    waker: Option<Waker>,
+    outcome: Option<Outcome>,
+    /// The future is gone: the outcome goes with the slot.
+    abandoned: bool,
+}
+
+/// A `StatMany` under way. The listing holds the names that the kernel reads; it does not grow meanwhile.
+struct Batch {
+    listing: Listing,
+    /// Keeps the directory open until the last part is done.
+    _dir: Handle,
+    parts_left: usize,
+    waker: Option<Waker>,
+}
+
+/// Wakes one task. Waking before the task waits is remembered.
+#[derive(Default)]
+struct Signal {
+    raised: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Signal {
+    fn raise(&self) {
+        self.raised.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            if self.raised.take() {
+                return Poll::Ready(());
+            }
+            self.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+    }
+}
+
+/// How a ring is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct RingOptions {
+    /// Operations in flight at most: `1..=DEPTH_MAX`.
+    pub depth_max: u32,
+    /// Kernel worker threads of this ring; the kernel's own limit (4 x cores) starves slow filesystems.
+    pub workers_max: u32,
+}
+
+impl Ring {
+    /// Sets up the ring and starts its tasks on this executor.
+    ///
+    /// # Errors
+    /// What the kernel says when it refuses a ring.
+    pub fn start(options: RingOptions) -> io::Result<Self> {
+        assert!((1..=DEPTH_MAX).contains(&options.depth_max));
+        let uring = IoUring::builder()
+            .dontfork()
+            .setup_cqsize(CQ_ENTRIES)
+            .build(SQ_ENTRIES)?;
+        let support = Support::probe(&uring);
+        let sleeper = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?;
+        let submitter = uring.submitter();
+        submitter.register_eventfd(sleeper.as_raw_fd())?;
+        // A kernel before 5.15 cannot be told; its own limit then stands, which is slower and not wrong.
+        if let Err(error) = submitter.register_iowq_max_workers(&mut [options.workers_max, 0]) {
+            tracing::debug!(%error, "the kernel keeps its own limit of io_uring workers");
+        }
+        let inner = Rc::new(Inner {
+            uring: RefCell::new(uring),
+            slots: RefCell::default(),
+            queued: Cell::new(0),
+            in_flight: Cell::new(0),
+            depth_max: options.depth_max,
+            waiting: RefCell::default(),
+            submitter: Signal::default(),
+            reaper: Signal::default(),
+            sleeper: Arc::new(sleeper),
+            support,
+            stopped: Cell::new(false),
+        });
+        glommio::spawn_local(submit_loop(inner.clone())).detach();
+        glommio::spawn_local(reap_loop(inner.clone())).detach();
+        Ok(Self { inner })
+    }
+
+    /// Whether the ring itself can run this operation; the others go to the blocking pool.
+    #[must_use]
+    pub fn can_run(&self, op: &mut Op) -> bool {
+        self.inner.support.has(op.kind())
+            && match op {
+                Op::Close { file } => file.is_only_one(),
+                _ => true,
+            }
+    }
+
+    /// Starts an operation for which [`Ring::can_run`] holds.
+    #[must_use]
+    pub fn start_op(&self, op: Op) -> RingFuture {
+        RingFuture {
+            inner: self.inner.clone(),
+            state: FutureState::New(op),
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.inner.stopped.set(true);
+        self.inner.submitter.raise();
+        self.inner.reaper.raise();
+        // Ends a sleep of the reaper. The counter cannot overflow, and nothing else can fail here.
+        let _ = self.inner.sleeper.write(1);
+    }
+}
+
+/// An operation on the ring. Dropping it abandons the outcome, not the operation.
+pub struct RingFuture {
+    inner: Rc<Inner>,
+    state: FutureState,
+}
+
+enum FutureState {
+    New(Op),
+    One(usize),
+    Many {
+        batch: Rc<RefCell<Batch>>,
+        /// Entries that have no SQE yet.
+        rest: Range<usize>,
+    },
+    Done,
+}
+
+impl Future for RingFuture {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let this = self.get_mut();
+        loop {
+            match std::mem::replace(&mut this.state, FutureState::Done) {
+                FutureState::New(Op::StatMany {
+                    dir,
+                    listing,
+                    range,
+                }) => {
+                    this.state = FutureState::Many {
+                        batch: Rc::new(RefCell::new(Batch {
+                            listing,
+                            _dir: dir,
+                            parts_left: 0,
+                            waker: None,
+                        })),
+                        rest: range,
+                    };
+                }
+                FutureState::New(op) => {
+                    if !this.inner.has_room(cx) {
+                        this.state = FutureState::New(op);
+                        return Poll::Pending;
+                    }
+                    this.state = FutureState::One(this.inner.push_one(op, cx.waker()));
+                    return Poll::Pending;
+                }
+                FutureState::One(key) => {
+                    let outcome = this.inner.take_outcome(key, cx.waker());
+                    if outcome.is_none() {
+                        this.state = FutureState::One(key);
+                    }
+                    return outcome.map_or(Poll::Pending, Poll::Ready);
+                }
+                FutureState::Many { batch, mut rest } => {
+                    this.inner.push_parts(&batch, &mut rest, cx);
+                    if rest.is_empty() && batch.borrow().parts_left == 0 {
+                        let listing = std::mem::take(&mut batch.borrow_mut().listing);
+                        let more = false;
+                        return Poll::Ready(Ok(Reply::Listed { listing, more }));
+                    }
+                    batch.borrow_mut().waker = Some(cx.waker().clone());
+                    this.state = FutureState::Many { batch, rest };
+                    return Poll::Pending;
+                }
+                FutureState::Done => unreachable!("an operation is not polled after its end"),
+            }
+        }
+    }
+}
+
+impl Drop for RingFuture {
+    fn drop(&mut self) {
+        if let FutureState::One(key) = self.state {
+            self.inner.abandon(key);
+        }
+    }
+}
+
+impl Inner {
+    fn check(&self) {
+        debug_assert!(self.queued.get() <= self.in_flight.get());
+        debug_assert!(self.in_flight.get() <= self.depth_max);
+    }
+
+    /// Whether one more may be queued; if not, the caller's task is woken when that changes.
+    fn has_room(&self, cx: &mut Context<'_>) -> bool {
+        self.check();
+        let room = self.in_flight.get() < self.depth_max;
+        if !room {
+            self.waiting.borrow_mut().push(cx.waker().clone());
+        }
+        room
+    }
+
+    fn push_one(&self, op: Op, waker: &Waker) -> usize {
+        let mut one = Box::new(One {
+            op,
+            statx: MaybeUninit::uninit(),
+            waker: Some(waker.clone()),
+            outcome: None,
+            abandoned: false,
+        });
+        let sqe = sqe_of(&mut one);
+        let key = self.slots.borrow_mut().insert(Slot::One(one));
+        self.push(&sqe.user_data(key as u64));
+        key
+    }
+
+    /// Queues entries of a batch while there is room, and takes them off `rest`.
+    fn push_parts(
+        &self,
+        batch: &Rc<RefCell<Batch>>,
+        rest: &mut Range<usize>,
+        cx: &mut Context<'_>,
+    ) {
+        while let Some(entry) = rest.clone().next() {
+            let wanted = batch.borrow().listing.entries[entry].state == State::Wanted;
+            if wanted {
+                if !self.has_room(cx) {
+                    return;
+                }
+                let mut buffer = Box::new(MaybeUninit::uninit());
+                let sqe = {
+                    let batch = &mut *batch.borrow_mut();
+                    batch.parts_left += 1;
+                    let name = batch.listing.name(&batch.listing.entries[entry]);
+                    statx_sqe(&batch._dir, name, 0, &mut buffer)
+                };
+                let part = Slot::Part {
+                    batch: batch.clone(),
+                    entry,
+                    buffer,
+                };
+                let key = self.slots.borrow_mut().insert(part);
+                self.push(&sqe.user_data(key as u64));
+            }
+            rest.start += 1;
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn push(&self, sqe: &squeue::Entry) {
+        if self.queued.get() == SQ_ENTRIES {
+            self.submit();
+        }
+        let mut uring = self.uring.borrow_mut();
+        // SAFETY: everything that the entry points to is owned by a slot (a boxed `One`, or a `Part` with its boxed
+        // buffer and the batch's name arena), and a slot is removed only after its completion was reaped.
+        let pushed = unsafe { uring.submission().push(sqe) };
+        assert!(
+            pushed.is_ok(),
+            "the submission queue was emptied when it was full"
+        );
+        drop(uring);
+        self.queued.set(self.queued.get() + 1);
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.check();
+        self.submitter.raise();
+    }
+
+    /// Hands the queued entries to the kernel. A busy kernel (EAGAIN, EBUSY, EINTR) gets them at the next attempt;
+    /// any other refusal would be a broken ring, which nothing can go on without.
+    fn submit(&self) {
+        while self.queued.get() > 0 {
+            let submitted = self.uring.borrow().submit();
+            match submitted {
+                Ok(count) => {
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    self.queued.set(self.queued.get().saturating_sub(count));
+                }
+                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EAGAIN | Errno::EBUSY) => std::thread::yield_now(),
+                    Some(Errno::EINTR) => {}
+                    _ => unreachable!("the kernel refused to take io_uring submissions: {error}"),
+                },
+            }
+        }
+    }
+
+    /// Takes over all completions; returns how many.
+    fn reap(&self) -> u32 {
+        let mut reaped = 0;
+        loop {
+            let completion = self.uring.borrow_mut().completion().next();
+            let Some(completion) = completion else { break };
+            let key = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
+            self.complete(key, completion.result());
+            reaped += 1;
+        }
+        self.in_flight.set(self.in_flight.get() - reaped);
+        if reaped > 0 {
+            // All of them: some may belong to futures that are gone, and a wake given to those would be lost.
+            let waiting = self.waiting.take();
+            waiting.into_iter().for_each(Waker::wake);
+        }
+        reaped
+    }
+
+    fn complete(&self, key: usize, result: i32) {
+        let mut slots = self.slots.borrow_mut();
+        let abandoned = match &mut slots[key] {
+            Slot::One(one) => {
+                one.outcome = Some(outcome_of(one, result));
+                if let Some(waker) = one.waker.take() {
+                    waker.wake();
+                }
+                one.abandoned
+            }
+            Slot::Part {
+                batch,
+                entry,
+                buffer,
+            } => {
+                let batch = &mut *batch.borrow_mut();
+                inline::fill(&mut batch.listing, *entry, statx_result(buffer, result));
+                batch.parts_left -= 1;
+                if batch.parts_left == 0
+                    && let Some(waker) = batch.waker.take()
+                {
+                    waker.wake();
+                }
+                true
+            }
+        };
+        if abandoned {
+            slots.remove(key);
+        }
+    }
+
+    fn take_outcome(&self, key: usize, waker: &Waker) -> Option<Outcome> {
+        let mut slots = self.slots.borrow_mut();
+        let Slot::One(one) = &mut slots[key] else {
+            unreachable!("parts have no key of their own");
+        };
+        let outcome = one.outcome.take();
+        if outcome.is_some() {
+            slots.remove(key);
+        } else {
+            one.waker = Some(waker.clone());
+        }
+        outcome
+    }
+
+    fn abandon(&self, key: usize) {
+        let mut slots = self.slots.borrow_mut();
+        let Slot::One(one) = &mut slots[key] else {
+            unreachable!("parts have no key of their own");
+        };
+        if one.outcome.is_some() {
+            slots.remove(key);
+        } else {
+            one.abandoned = true;
+            one.waker = None;
+        }
+    }
+}
+
+async fn submit_loop(inner: Rc<Inner>) {
+    while !inner.stopped.get() {
+        inner.submitter.wait().await;
+        // Those who are ready now may queue more; they run first.
+        yield_once().await;
+        inner.submit();
+        inner.reaper.raise();
+    }
+}
+
+async fn reap_loop(inner: Rc<Inner>) {
+    let mut polls = 0;
+    loop {
+        if inner.in_flight.get() == 0 {
+            if inner.stopped.get() {
+                return;
+            }
+            inner.reaper.wait().await;
+            continue;
+        }
+        if inner.queued.get() > 0 {
+            // At the end of a run the submitter may be gone.
+            inner.submit();
+        }
+        if inner.reap() > 0 {
+            polls = 0;
+            yield_once().await;
+        } else if polls < POLLS_BEFORE_SLEEP_MAX {
+            polls += 1;
+            yield_once().await;
+        } else {
+            let sleeper = inner.sleeper.clone();
+            // Counts left from completions that were reaped already only make this return early.
+            let read = glommio::executor()
+                .spawn_blocking(move || sleeper.read())
+                .await;
+            debug_assert!(matches!(read, Ok(_) | Err(Errno::EINTR)));
+            polls = 0;
+        }
+    }
+}
+
+/// Goes to the end of the executor's queue once.
+fn yield_once() -> impl Future<Output = ()> {
+    let mut yielded = false;
+    poll_fn(move |cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+fn fd(handle: &Handle) -> types::Fd {
+    use std::os::fd::AsFd;
+    types::Fd(handle.as_fd().as_raw_fd())
+}
+
+fn statx_sqe(
+    dir: &Handle,
+    name: &CStr,
+    extra_flags: i32,
+    buffer: &mut MaybeUninit<Statx>,
+) -> squeue::Entry {
+    let flags = inline::STATX_AT.bits().cast_signed() | extra_flags;
+    opcode::Statx::new(fd(dir), name.as_ptr(), buffer.as_mut_ptr().cast())
+        .flags(flags)
+        .mask(inline::STATX_WANTED.bits())
+        .build()
+}
+
+fn open_sqe(at: &Handle, name: &CStr, flags: nix::fcntl::OFlag, mode: u32) -> squeue::Entry {
+    opcode::OpenAt::new(fd(at), name.as_ptr())
+        .flags(flags.bits())
+        .mode(mode)
+        .build()
+}
+
+/// The submission entry for an operation. It points into `one`, which is boxed and stays in its slot.
+fn sqe_of(one: &mut One) -> squeue::Entry {
+    let One { op, statx, .. } = one;
+    match op {
+        Op::OpenDir { at, name } => open_sqe(at, name, inline::OPEN_DIR, 0),
+        Op::Open { at, name } => open_sqe(at, name, inline::OPEN_FILE, 0),
+        Op::Create { at, name, mode } => open_sqe(at, name, inline::CREATE_FILE, *mode),
+        Op::Stat {
+            target: Target::Open(file),
+        } => statx_sqe(file, c"", libc_at_empty_path(), statx),
+        Op::Stat {
+            target: Target::Name(at, name),
+        } => statx_sqe(at, name, 0, statx),
+        Op::Read {
+            file,
+            buffer,
+            offset,
+        } => opcode::Read::new(fd(file), buffer.as_mut_ptr(), length_of(buffer.len()))
+            .offset(*offset)
+            .build(),
+        Op::Write {
+            file,
+            buffer,
+            range,
+            offset,
+        } => {
+            let bytes = &buffer[range.clone()];
+            opcode::Write::new(fd(file), bytes.as_ptr(), length_of(bytes.len()))
+                .offset(*offset)
+                .build()
+        }
+        Op::MakeDir { at, name, mode } => opcode::MkDirAt::new(fd(at), name.as_ptr())
+            .mode(*mode)
+            .build(),
+        Op::MakeSymlink { at, name, target } => {
+            opcode::SymlinkAt::new(fd(at), target.as_ptr(), name.as_ptr()).build()
+        }
+        Op::Link {
+            from,
+            from_name,
+            to,
+            to_name,
+        } => opcode::LinkAt::new(fd(from), from_name.as_ptr(), fd(to), to_name.as_ptr()).build(),
+        Op::Unlink { at, name } => opcode::UnlinkAt::new(fd(at), name.as_ptr()).build(),
+        Op::RemoveDir { at, name } => opcode::UnlinkAt::new(fd(at), name.as_ptr())
+            .flags(nix::libc::AT_REMOVEDIR)
+            .build(),
+        Op::Close { file } => opcode::Close::new(fd(file)).build(),
+        Op::Rename { at, from, to } => {
+            opcode::RenameAt::new(fd(at), from.as_ptr(), fd(at), to.as_ptr()).build()
+        }
+        other => unreachable!("{:?} is not an operation of the ring", other.kind()),
+    }
+}
+
+fn libc_at_empty_path() -> i32 {
+    nix::libc::AT_EMPTY_PATH
+}
+
+/// Reads and writes of more than 4 GiB at once are cut; callers loop on short counts anyway.
+fn length_of(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[allow(unsafe_code)]
+fn statx_result(buffer: &MaybeUninit<Statx>, result: i32) -> Result<crate::model::Meta, Errno> {
+    if result < 0 {
+        return Err(Errno::from_raw(-result));
+    }
+    // SAFETY: a statx that returned success has filled the whole structure, which has no invalid bit patterns.
+    inline::meta_of(unsafe { buffer.assume_init_ref() })
+}
+
+#[allow(unsafe_code)]
+fn outcome_of(one: &mut One, result: i32) -> Outcome {
+    let kind = one.op.kind();
+    let failed = |errno| OpError { kind, errno };
+    if let Op::Close { file } = &mut one.op {
+        // The kernel has closed it, whatever it returned; nobody else may.
+        file.forget();
+    }
+    if result < 0 {
+        return Err(failed(Errno::from_raw(-result)));
+    }
+    match &mut one.op {
+        Op::OpenDir { .. } | Op::Open { .. } | Op::Create { .. } => {
+            // SAFETY: a successful openat returned this descriptor to us, and nobody else knows it.
+            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            inline::opened(fd).map_err(failed)
+        }
+        Op::Stat { .. } => statx_result(&one.statx, result)
+            .map(Reply::Meta)
+            .map_err(failed),
+        Op::Read { buffer, .. } | Op::Write { buffer, .. } => {
+            let count = usize::try_from(result).unwrap_or(0);
+            Ok(Reply::Moved(std::mem::take(buffer), count))
+        }
+        _ => Ok(Reply::Done),
+    }
+}
