@@ -1,0 +1,211 @@
+//! A giant directory, split by the hash of the name: each shard indexes, compares and transfers its part. The shard that
+//! met the directory lists both sides and sends the names on in batches; nobody holds the whole.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_channel::{Receiver, Sender};
+
+use super::part::{Part, read_batch};
+use super::{Dirs, Message, Mode, Shard, node, traverser};
+use crate::error::{Error, OpKind, Side};
+use crate::model::Listing;
+use crate::throttle::Permit;
+
+/// From so many entries on, a directory is split. Below it, one core is done before the others had begun.
+pub(super) const ENTRIES_MIN: usize = 64 * 1024;
+/// Names collected for one shard before they are sent.
+const BATCH: usize = 1024;
+/// Batches that wait for one part. Its shard's receiver waits when it is full.
+const PART_INBOX_MAX: usize = 4;
+
+/// One message of a split directory. All messages of one directory to one shard come from one sender, in order.
+pub struct PartMessage {
+    dirs: Dirs,
+    /// Given back when the last part has its plan.
+    permit: Arc<Permit>,
+    body: Body,
+}
+
+enum Body {
+    Source(Listing),
+    SourceEnd { complete: bool },
+    Dest(Listing),
+    DestEnd { complete: bool },
+}
+
+/// The parts alive on a shard, by the address of their directory's node (which each part keeps alive).
+#[derive(Default)]
+pub(super) struct Parts(RefCell<HashMap<usize, Sender<PartMessage>>>);
+
+/// Splits the directory whose first names `part` has listed.
+pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit: Permit) {
+    tracing::debug!(path = %crate::model::path::escape(&dirs.node.path()), "split a giant directory over the shards");
+    dirs.node.expect(shard.shared.shards());
+    let splitter = Splitter {
+        shard,
+        dirs: &dirs,
+        permit: Arc::new(permit),
+    };
+    let complete = splitter.send_side(Side::Source, part.take_source()).await;
+    splitter.send_all(|| Body::SourceEnd { complete }).await;
+    let complete = match (&dirs.dest, shard.shared.options.mode) {
+        (None, _) | (_, Mode::Scan) => true,
+        _ => {
+            splitter
+                .send_side(Side::Destination, shard.take_listing())
+                .await
+        }
+    };
+    splitter.send_all(|| Body::DestEnd { complete }).await;
+}
+
+struct Splitter<'a> {
+    shard: &'a Rc<Shard>,
+    dirs: &'a Dirs,
+    permit: Arc<Permit>,
+}
+
+impl Splitter<'_> {
+    /// Sends what `listing` holds and then the rest of that side's directory. Returns whether its end was reached.
+    async fn send_side(&self, side: Side, mut listing: Listing) -> bool {
+        let (fs, dir) = match side {
+            Side::Source => (&self.shard.source, &self.dirs.source),
+            Side::Destination => (&self.shard.dest, &self.dirs.dest),
+        };
+        let Some(dir) = dir else { return false };
+        let mut batches: Vec<Listing> = Vec::new();
+        batches.resize_with(self.shard.shared.shards(), Listing::default);
+        let complete = loop {
+            for entry in &listing.entries {
+                let name = listing.name(entry);
+                let hash = self.shard.shared.hasher.hash_one(name.to_bytes());
+                let to = place(hash, batches.len());
+                batches[to].push(name, entry.ino, entry.kind());
+                if batches[to].len() >= BATCH {
+                    let batch = std::mem::take(&mut batches[to]);
+                    self.send(to, body_of(side, batch)).await;
+                }
+            }
+            listing.clear();
+            match read_batch(fs, dir, listing).await {
+                Ok((read, more)) => {
+                    listing = read;
+                    if !more && listing.is_empty() {
+                        break true;
+                    }
+                }
+                Err(errno) => {
+                    let path = self.dirs.node.path();
+                    self.shard
+                        .report(Error::errno(OpKind::ReadDir, side, path, errno));
+                    break false;
+                }
+            }
+        };
+        for (to, batch) in batches.into_iter().enumerate() {
+            self.send(to, body_of(side, batch)).await;
+        }
+        complete
+    }
+
+    async fn send_all(&self, body: impl Fn() -> Body) {
+        for to in 0..self.shard.shared.shards() {
+            self.send(to, body()).await;
+        }
+    }
+
+    async fn send(&self, to: usize, body: Body) {
+        let message = PartMessage {
+            dirs: self.dirs.clone(),
+            permit: self.permit.clone(),
+            body,
+        };
+        // Closed only when a shard was lost; then nothing matters any more.
+        let _ = self.shard.shared.inboxes[to]
+            .send(Message::Part(message))
+            .await;
+    }
+}
+
+fn body_of(side: Side, batch: Listing) -> Body {
+    match side {
+        Side::Source => Body::Source(batch),
+        Side::Destination => Body::Dest(batch),
+    }
+}
+
+/// The shard for a hash. The low bits choose slots in hash tables, so the high ones choose the shard.
+pub(super) fn place(hash: u64, shards: usize) -> usize {
+    usize::try_from((u128::from(hash) * shards as u128) >> 64).unwrap_or(0)
+}
+
+/// Hands a message to its part, which begins with the first one. Waits while the part is busy with earlier batches.
+pub(super) async fn receive(shard: &Rc<Shard>, message: PartMessage) {
+    let key = Arc::as_ptr(&message.dirs.node) as usize;
+    let last = matches!(message.body, Body::DestEnd { .. });
+    let known = shard.parts.0.borrow().get(&key).cloned();
+    let part = known.unwrap_or_else(|| {
+        let (sender, receiver) = async_channel::bounded(PART_INBOX_MAX);
+        let dirs = message.dirs.clone();
+        glommio::spawn_local(work(shard.clone(), dirs, receiver)).detach();
+        shard.parts.0.borrow_mut().insert(key, sender.clone());
+        sender
+    });
+    if last {
+        shard.parts.0.borrow_mut().remove(&key);
+    }
+    let sent = part.send(message).await;
+    debug_assert!(sent.is_ok(), "a part lives until its last message");
+}
+
+/// One part, from its first batch of names to its last transfer.
+async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
+    let mut part = Part::new(&shard, dirs.clone());
+    let mut indexed = 0;
+    let mut permit = None;
+    while let Ok(message) = inbox.recv().await {
+        permit = Some(message.permit);
+        match message.body {
+            Body::Source(batch) => {
+                part.append_source(&batch);
+                part.index_source(&shard, indexed).await;
+                indexed += batch.len();
+            }
+            Body::SourceEnd { complete } => part.source_complete = complete,
+            Body::Dest(batch) => {
+                if let Some(dir) = &dirs.dest {
+                    part.match_dest(&shard, dir, batch).await;
+                }
+            }
+            Body::DestEnd { complete } => {
+                part.dest_complete = complete;
+                break;
+            }
+        }
+    }
+    traverser::settle(&shard, &dirs, part.finish(&shard), permit).await;
+    node::release(&shard, dirs.node).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_spread_over_all_shards_and_never_beyond() {
+        assert_eq!(place(0, 7), 0);
+        assert_eq!(place(u64::MAX, 7), 6);
+        let mut counts = [0; 7];
+        for i in 0..7000_u64 {
+            counts[place(i.wrapping_mul(0x9e37_79b9_7f4a_7c15), 7)] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (900..1100).contains(count)),
+            "{counts:?}"
+        );
+    }
+}

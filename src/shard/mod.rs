@@ -1,0 +1,280 @@
+//! The engine: one shard per core, each with its executor, its queue of directories and its part of the index.
+//!
+//! ```text
+//!          inbox (bounded)           permit (global semaphore)        slot (per shard)
+//!  peers ─────────────────> queue ────────────────────────────> visit ─────────────────> transfer ──> release
+//!                             ^    depth first, or breadth first   │ list source, list destination,        │
+//!                             │    when starving                   │ compare -> plan                       v
+//!                             └──────────── children <─────────────┘                    parent's count, finish
+//! ```
+//!
+//! **Termination.** Every directory is a [`node::Node`] that counts what is outstanding below it: itself while it is
+//! visited, each child from before it is queued, each part of a split directory. A count is taken before the work is
+//! handed on and given back when the work is over, so it reaches zero exactly once, after everything below has
+//! reached zero. When the root reaches zero nothing is queued, nothing is in flight, and all inboxes are closed.
+//!
+//! **No deadlock.** A shard's receiver never waits for work: it puts directories on the queue and goes on (names of a
+//! split directory wait for their part's task, which only does I/O at that time). So a full inbox always drains, and
+//! whoever waits to send into it goes on.
+
+mod giant;
+mod index;
+pub mod node;
+mod part;
+pub mod pool;
+mod queue;
+mod traverser;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use async_channel::{Receiver, Sender};
+use crossbeam_utils::CachePadded;
+use foldhash::quality::RandomState;
+use futures_util::future::LocalBoxFuture;
+
+pub use node::{Dirs, Job, Node, Presence};
+pub use part::{Plan, Removal, Step, StrayRule};
+pub use queue::{Child, Run};
+pub use traverser::run;
+
+use crate::error::Error;
+use crate::io::Fs;
+use crate::model::{Listing, Policy, Sink, Tally};
+use crate::throttle::{Budget, Cancel, Reason, Semaphore};
+use giant::PartMessage;
+use queue::Queue;
+
+/// Messages that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
+/// this is far more than the cores can be ahead of each other.
+const INBOX_MAX: usize = 256;
+/// Listings kept for reuse by one shard, and the heap that one of them may keep.
+const LISTINGS_KEPT_MAX: usize = 8;
+const LISTING_KEPT_BYTES_MAX: usize = 8 << 20;
+
+/// What a shard does with the directories that it visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Crawl one tree and count.
+    Scan,
+    /// Compare two trees and act.
+    Sync,
+    /// Compare names only, and delete what the source lacks: the second pass of `--delete-after`.
+    DeleteOnly,
+}
+
+/// What the shards need to know of a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub mode: Mode,
+    pub policy: Policy,
+    /// Names that the source lacks are deleted in this pass.
+    pub delete: bool,
+    /// Directories on other filesystems are made but not entered.
+    pub one_file_system: bool,
+    /// The identity of the destination root, which a crawl of the source must not enter.
+    pub dest_root: Option<(u64, u64)>,
+    /// Temporary files of earlier runs: see [`StrayRule`].
+    pub strays: Option<StrayRule>,
+    /// Directories in transfer at once on one shard: `1..`.
+    pub transfers_max: usize,
+    /// Directories in work at once over all shards: `1..`.
+    pub dirs_max: usize,
+}
+
+/// What all shards of a run share.
+pub struct Shared {
+    pub options: Options,
+    inboxes: Vec<Sender<Message>>,
+    permits: Arc<Semaphore>,
+    /// Directory descriptors that may stay open for the sake of children to come.
+    handles: Arc<Budget>,
+    pub tallies: Arc<[CachePadded<Tally>]>,
+    pub cancel: Arc<Cancel>,
+    pub sink: Arc<dyn Sink>,
+    hasher: RandomState,
+    /// Deepest level met; entries of the root are level 1.
+    pub depth_max: AtomicU64,
+    /// Bytes of the largest file met.
+    pub file_size_max: AtomicU64,
+}
+
+impl Shared {
+    /// The state of a run over `tallies.len()` shards, and their inboxes in order.
+    #[must_use]
+    pub fn new(
+        options: Options,
+        handles: Arc<Budget>,
+        tallies: Arc<[CachePadded<Tally>]>,
+        cancel: Arc<Cancel>,
+        sink: Arc<dyn Sink>,
+    ) -> (Arc<Self>, Vec<Receiver<Message>>) {
+        let (inboxes, receivers) = (0..tallies.len())
+            .map(|_| async_channel::bounded(INBOX_MAX))
+            .unzip();
+        let shared = Self {
+            permits: Semaphore::new(options.dirs_max),
+            options,
+            inboxes,
+            handles,
+            tallies,
+            cancel,
+            sink,
+            hasher: RandomState::default(),
+            depth_max: AtomicU64::new(0),
+            file_size_max: AtomicU64::new(0),
+        };
+        (Arc::new(shared), receivers)
+    }
+
+    fn shards(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Closes all inboxes: the end of the run.
+    fn stop(&self) {
+        for inbox in &self.inboxes {
+            inbox.close();
+        }
+    }
+
+    /// Ends the run from any thread because a shard is lost.
+    fn abort(&self) {
+        self.cancel.set(Reason::Panicked);
+        self.stop();
+    }
+}
+
+/// A future to run on another shard, made there.
+pub type Task = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// What shards send each other.
+pub enum Message {
+    Run(Run),
+    Part(PartMessage),
+    Task(Task),
+}
+
+/// Those who carry out what the comparison decided. Implemented by the composition root with the transfer lanes.
+pub trait Hands {
+    /// Deletes what is to go and makes the directories that are missing. Returns the directories to visit.
+    fn prepare<'a>(
+        &'a self,
+        shard: &'a Rc<Shard>,
+        dirs: &'a Dirs,
+        plan: &'a Plan,
+    ) -> LocalBoxFuture<'a, Vec<Child>>;
+
+    /// Copies, replaces and repairs everything in the plan that is not a directory.
+    fn transfer<'a>(
+        &'a self,
+        shard: &'a Rc<Shard>,
+        dirs: &'a Dirs,
+        plan: &'a Plan,
+    ) -> LocalBoxFuture<'a, ()>;
+
+    /// Both directories are open: says what differs between them themselves.
+    fn opened<'a>(&'a self, shard: &'a Rc<Shard>, dirs: &'a Dirs) -> LocalBoxFuture<'a, ()>;
+
+    /// Nothing below the directory will change any more.
+    fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()>;
+}
+
+/// One shard, alive on its executor.
+pub struct Shard {
+    pub id: usize,
+    pub shared: Arc<Shared>,
+    pub source: Rc<dyn Fs>,
+    pub dest: Rc<dyn Fs>,
+    hands: Rc<dyn Hands>,
+    queue: Queue,
+    /// Visits under way here; a shard takes no more than its share of the permits.
+    visiting: Cell<usize>,
+    transfers: Arc<Semaphore>,
+    listings: RefCell<Vec<Listing>>,
+    parts: giant::Parts,
+}
+
+impl Shard {
+    #[must_use]
+    pub fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        source: Rc<dyn Fs>,
+        dest: Rc<dyn Fs>,
+        hands: Rc<dyn Hands>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            transfers: Semaphore::new(shared.options.transfers_max),
+            shared,
+            source,
+            dest,
+            hands,
+            queue: Queue::default(),
+            visiting: Cell::new(0),
+            listings: RefCell::default(),
+            parts: giant::Parts::default(),
+        })
+    }
+
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.shared.tallies[self.id]
+    }
+
+    #[must_use]
+    pub fn cancelled(&self) -> bool {
+        self.shared.cancel.is_set()
+    }
+
+    /// Reports an error; one that is fatal to the run also ends it.
+    pub fn report(&self, error: Error) {
+        if error.class() == crate::error::Class::Fatal {
+            self.shared.cancel.set(Reason::Fatal);
+        }
+        self.shared.sink.error(error);
+    }
+
+    /// Runs a task on every other shard. Used for work that is split by its claimants: a task that comes late finds
+    /// nothing left to claim.
+    pub async fn on_other_shards(&self, mut task: impl FnMut() -> Task) {
+        for (id, inbox) in self.shared.inboxes.iter().enumerate() {
+            if id != self.id {
+                // A closed inbox means that the run is over or lost; nobody waits for helpers then.
+                let _ = inbox.send(Message::Task(task())).await;
+            }
+        }
+    }
+
+    /// The share of the permits that this shard may hold: at least one, and together about all.
+    fn visiting_max(&self) -> usize {
+        self.shared.options.dirs_max.div_ceil(self.shared.shards())
+    }
+
+    fn take_listing(&self) -> Listing {
+        self.listings.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn keep_listing(&self, mut listing: Listing) {
+        let mut kept = self.listings.borrow_mut();
+        if kept.len() < LISTINGS_KEPT_MAX && listing.heap_bytes() <= LISTING_KEPT_BYTES_MAX {
+            listing.clear();
+            kept.push(listing);
+        }
+    }
+
+    fn note_depth(&self, depth: u64) {
+        if self.shared.depth_max.load(Relaxed) < depth {
+            self.shared.depth_max.fetch_max(depth, Relaxed);
+        }
+    }
+
+    fn note_file_size(&self, size: u64) {
+        if self.shared.file_size_max.load(Relaxed) < size {
+            self.shared.file_size_max.fetch_max(size, Relaxed);
+        }
+    }
+}

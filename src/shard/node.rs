@@ -1,0 +1,291 @@
+//! A directory in work or with work below it. Nodes form the part of the tree that is alive: the ancestors of what is
+//! queued and visited, never the whole tree.
+
+use std::ffi::{CStr, CString};
+use std::hash::{BuildHasher, Hasher};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+
+use super::{Shard, Shared};
+use crate::error::{Error, Side};
+use crate::io::{Handle, Op, OpError, Reply};
+use crate::model::Meta;
+use crate::throttle::Lease;
+
+/// What a visit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    Sync,
+    /// The source lacks this directory of the destination: everything in it goes, then it goes itself.
+    Remove,
+}
+
+/// What the destination has under a directory's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing, and nothing will be made: a scan, or a dry run.
+    Absent,
+    /// An empty directory that this run made.
+    Made,
+    Existing,
+}
+
+/// One directory.
+///
+/// ```text
+///   queued ──> visited ──> waiting for children ──> finished
+///              (count 1)   (count = children left)  (count 0)
+/// ```
+#[derive(Debug)]
+pub struct Node {
+    parent: Option<Arc<Node>>,
+    name: CString,
+    hash: u64,
+    /// 0 for the root.
+    depth: u64,
+    pub job: Job,
+    pub presence: Presence,
+    /// What is outstanding: see the module's head.
+    outstanding: AtomicUsize,
+    source: Slot,
+    dest: Slot,
+    /// This run changed names in the destination directory, so its mtime has moved.
+    touched: AtomicBool,
+    /// Of a directory to be removed: something in it had to stay.
+    kept: AtomicBool,
+}
+
+/// An open directory that children can start from, as long as the budget of descriptors allows it.
+#[derive(Debug, Default)]
+struct Slot {
+    handle: OnceLock<(Handle, Option<Lease>)>,
+    meta: OnceLock<Meta>,
+}
+
+impl Node {
+    /// The root, whose directories stay open for the whole run. It is outstanding once: for its visit.
+    #[must_use]
+    pub fn root(source: &Handle, dest: Option<&Handle>, presence: Presence) -> Arc<Self> {
+        let node = Self::new(None, CString::default(), 0, Job::Sync, presence);
+        let slots = [(&node.source, Some(source)), (&node.dest, dest)];
+        for (slot, handle) in slots {
+            if let Some(handle) = handle {
+                slot.handle.get_or_init(|| (handle.clone(), None));
+            }
+        }
+        Arc::new(node)
+    }
+
+    /// A child, outstanding once: for its visit.
+    pub(super) fn child(
+        parent: &Arc<Self>,
+        name: CString,
+        job: Job,
+        presence: Presence,
+        shared: &Shared,
+    ) -> Arc<Self> {
+        let hash = parent.child_hash(&name, shared);
+        Arc::new(Self::new(Some(parent.clone()), name, hash, job, presence))
+    }
+
+    fn new(
+        parent: Option<Arc<Self>>,
+        name: CString,
+        hash: u64,
+        job: Job,
+        presence: Presence,
+    ) -> Self {
+        Self {
+            depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
+            parent,
+            name,
+            hash,
+            job,
+            presence,
+            outstanding: AtomicUsize::new(1),
+            source: Slot::default(),
+            dest: Slot::default(),
+            touched: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Arc<Self> {
+        Arc::new(Self::new(
+            None,
+            CString::default(),
+            0,
+            Job::Sync,
+            Presence::Absent,
+        ))
+    }
+
+    /// The hash of the path of a child, which places it on a shard.
+    pub(super) fn child_hash(&self, name: &CStr, shared: &Shared) -> u64 {
+        let mut hasher = shared.hasher.build_hasher();
+        hasher.write_u64(self.hash);
+        hasher.write(name.to_bytes());
+        hasher.finish()
+    }
+
+    #[must_use]
+    pub fn parent(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref()
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.depth
+    }
+
+    /// The path below the root; empty for the root itself.
+    #[must_use]
+    pub fn path(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut node = Some(self);
+        while let Some(at) = node {
+            if at.parent.is_some() {
+                names.push(at.name.to_bytes());
+            }
+            node = at.parent.as_deref();
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// The path of an entry of this directory.
+    #[must_use]
+    pub fn path_of(&self, name: &CStr) -> Vec<u8> {
+        crate::model::path::join(&self.path(), name.to_bytes())
+    }
+
+    /// `count` more pieces of work below this directory, told before they are handed on.
+    pub(super) fn expect(&self, count: usize) {
+        let before = self.outstanding.fetch_add(count, SeqCst);
+        debug_assert!(before > 0, "a finished directory gets no more work");
+    }
+
+    /// This run changed names in the destination directory.
+    pub fn touch(&self) {
+        self.touched.store(true, SeqCst);
+    }
+
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(SeqCst)
+    }
+
+    /// Something in this directory stays, so neither it nor its parents can be removed.
+    pub fn keep(&self) {
+        self.kept.store(true, SeqCst);
+    }
+
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(SeqCst)
+    }
+
+    fn slot(&self, side: Side) -> &Slot {
+        match side {
+            Side::Source => &self.source,
+            Side::Destination => &self.dest,
+        }
+    }
+
+    /// What the directory looked like when it was opened on that side.
+    #[must_use]
+    pub fn meta(&self, side: Side) -> Option<&Meta> {
+        self.slot(side).meta.get()
+    }
+
+    pub fn set_meta(&self, side: Side, meta: Meta) {
+        self.slot(side).meta.get_or_init(|| meta);
+    }
+}
+
+impl Drop for Node {
+    /// Frees a chain of ancestors in a loop: a deep tree must not exhaust the stack.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(node) = next {
+            next = Arc::into_inner(node).and_then(|mut node| node.parent.take());
+        }
+    }
+}
+
+/// The two open directories of a visit.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    pub node: Arc<Node>,
+    /// Absent when the visit removes a directory of the destination.
+    pub source: Option<Handle>,
+    pub dest: Option<Handle>,
+}
+
+/// Opens the directory of `node` on one side. Each step opens one name below an open directory and follows no symlink, so a
+/// tree that is changed under us cannot lead outside; it starts at the nearest ancestor whose descriptor is still
+/// open, usually the parent.
+///
+/// # Errors
+/// With the path of the directory that could not be opened: `node` or an ancestor.
+pub async fn open(shard: &Shard, node: &Arc<Node>, side: Side) -> Result<Handle, Error> {
+    let mut to_open: Vec<&Arc<Node>> = Vec::new();
+    let mut at = node;
+    let mut handle = loop {
+        if let Some((handle, _)) = at.slot(side).handle.get() {
+            break handle.clone();
+        }
+        to_open.push(at);
+        match &at.parent {
+            Some(parent) => at = parent,
+            None => unreachable!("the root's directories stay open"),
+        }
+    };
+    while let Some(next) = to_open.pop() {
+        let name = next.name.clone();
+        let op = Op::OpenDir { at: handle, name };
+        let fs = match side {
+            Side::Source => &shard.source,
+            Side::Destination => &shard.dest,
+        };
+        let (opened, meta) = match fs.start(op).await {
+            Ok(Reply::Opened(opened, meta)) => (opened, meta),
+            Ok(other) => unreachable!("an open does not reply {other:?}"),
+            Err(OpError { kind, errno }) => {
+                return Err(Error::errno(kind, side, next.path(), errno));
+            }
+        };
+        next.set_meta(side, meta);
+        if let Some(lease) = shard.shared.handles.lease() {
+            let slot = &next.slot(side).handle;
+            slot.get_or_init(|| (opened.clone(), Some(lease)));
+        }
+        handle = opened;
+    }
+    Ok(handle)
+}
+
+/// One piece of work of `node` is over. Finishes every directory that has nothing outstanding any more, upwards; after
+/// the root, the run ends.
+pub(super) async fn release(shard: &Rc<Shard>, node: Arc<Node>) {
+    let mut node = node;
+    loop {
+        let before = node.outstanding.fetch_sub(1, SeqCst);
+        debug_assert!(before > 0, "work was given back twice");
+        if before > 1 {
+            return;
+        }
+        shard.hands.finish(shard, &node).await;
+        match node.parent.clone() {
+            Some(parent) => node = parent,
+            None => return shard.shared.stop(),
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! One directory, or one shard's part of a split one: its source entries in an index, its destination entries matched
+//! against them batch by batch, and the plan that comes out.
+
+use std::ffi::CString;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use super::index::NameIndex;
+use super::{Dirs, Mode, Shard};
+use crate::error::{Cause, Error, OpKind, Side};
+use crate::io::{Fs, Handle, Op, Outcome, Reply};
+use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
+
+/// Entries of one statx batch; between batches other tasks of the shard get their turn.
+const STAT_BATCH: usize = 256;
+
+/// Temporary files that may be removed as left over: ours by name, not a directory, with one link, and not written since
+/// this run began. Mode and owner say nothing: a killed run may have set those of the source already.
+#[derive(Clone, Copy, Debug)]
+pub struct StrayRule {
+    /// Whether a name is one that ringsync gives to temporary files.
+    pub is_temp_name: fn(&[u8]) -> bool,
+    pub before: Time,
+}
+
+impl StrayRule {
+    fn covers(&self, meta: &Meta) -> bool {
+        meta.kind != Kind::Dir && meta.nlink == 1 && meta.mtime < self.before
+    }
+}
+
+/// What is to be done about one source entry.
+#[derive(Debug)]
+pub struct Step {
+    /// Its position in [`Plan::source`].
+    pub entry: usize,
+    pub action: Action,
+    pub dest: Option<Box<Meta>>,
+}
+
+/// A name that is to go.
+#[derive(Debug)]
+pub struct Removal {
+    pub name: CString,
+    pub kind: Kind,
+    /// A temporary file of an earlier run, not an entry of the user's.
+    pub stray: bool,
+}
+
+/// Everything that is to be done in one directory.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub source: Listing,
+    /// The device of the source directory.
+    pub source_dev: u64,
+    /// Files, symlinks and specials with something to do.
+    pub steps: Vec<Step>,
+    /// All directories that are to be visited.
+    pub dirs: Vec<Step>,
+    pub removals: Vec<Removal>,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn entry(&self, step: &Step) -> &Entry {
+        &self.source.entries[step.entry]
+    }
+
+    /// What the source says of a step's entry.
+    #[must_use]
+    pub fn meta(&self, step: &Step) -> Meta {
+        match self.entry(step).meta(self.source_dev) {
+            Some(meta) => meta,
+            None => unreachable!("only entries with known metadata get into a plan"),
+        }
+    }
+}
+
+pub(super) struct Part {
+    dirs: Dirs,
+    plan: Plan,
+    index: NameIndex,
+    /// By position: the destination has the name, and it was dealt with.
+    matched: Vec<bool>,
+    /// The source was listed to its end without an error; only then may names be missing from it.
+    pub(super) source_complete: bool,
+    pub(super) dest_complete: bool,
+}
+
+/// How far a listing got.
+pub(super) enum Read {
+    Complete,
+    Failed,
+    /// More entries than one shard should hold.
+    Giant,
+}
+
+impl Part {
+    pub(super) fn new(shard: &Shard, dirs: Dirs) -> Self {
+        Self {
+            plan: Plan {
+                source: shard.take_listing(),
+                source_dev: dirs.source.as_ref().map_or(0, Handle::dev),
+                ..Plan::default()
+            },
+            dirs,
+            index: NameIndex::new(shard.shared.hasher.clone()),
+            matched: Vec::new(),
+            source_complete: false,
+            dest_complete: false,
+        }
+    }
+
+    /// Lists the source up to its end or to `entries_max`. The entries have names only; see [`Part::index_source`].
+    pub(super) async fn read_source(&mut self, shard: &Rc<Shard>, entries_max: usize) -> Read {
+        let Some(dir) = self.dirs.source.clone() else {
+            return Read::Failed;
+        };
+        loop {
+            let listing = std::mem::take(&mut self.plan.source);
+            match read_batch(&shard.source, &dir, listing).await {
+                Ok((listing, more)) => {
+                    self.plan.source = listing;
+                    if !more {
+                        self.source_complete = true;
+                        return Read::Complete;
+                    }
+                    if self.plan.source.len() > entries_max {
+                        return Read::Giant;
+                    }
+                }
+                Err(errno) => {
+                    self.report(shard, OpKind::ReadDir, Side::Source, errno);
+                    return Read::Failed;
+                }
+            }
+        }
+    }
+
+    /// The names read so far, to be split over shards.
+    pub(super) fn take_source(&mut self) -> Listing {
+        std::mem::take(&mut self.plan.source)
+    }
+
+    /// Adds names from another listing.
+    pub(super) fn append_source(&mut self, names: &Listing) {
+        for entry in &names.entries {
+            self.plan
+                .source
+                .push(names.name(entry), entry.ino, entry.kind());
+        }
+    }
+
+    /// Gets the metadata of all source entries from position `from` on, counts them, and makes them findable.
+    pub(super) async fn index_source(&mut self, shard: &Rc<Shard>, from: usize) {
+        let Some(dir) = self.dirs.source.clone() else {
+            return;
+        };
+        let names_only = shard.shared.options.mode == Mode::DeleteOnly;
+        for entry in &mut self.plan.source.entries[from..] {
+            if !(names_only && entry.kind().is_some()) {
+                entry.state = State::Wanted;
+            }
+        }
+        let listing = std::mem::take(&mut self.plan.source);
+        self.plan.source = stat_all(&shard.source, &dir, listing, from).await;
+        self.count(shard, from);
+        if shard.shared.options.mode == Mode::Scan {
+            return;
+        }
+        self.matched.resize(self.plan.source.len(), false);
+        self.index
+            .reserve(&self.plan.source, self.plan.source.len() - from);
+        for at in from..self.plan.source.len() {
+            if !self.index.insert(&self.plan.source, at) {
+                // Listed twice: the first one stands for both.
+                self.matched[at] = true;
+            }
+        }
+    }
+
+    fn count(&self, shard: &Shard, from: usize) {
+        let tally = shard.tally();
+        let (mut files, mut dirs, mut symlinks, mut specials, mut bytes) = (0, 0, 0, 0, 0);
+        let mut file_size_max = 0;
+        for entry in &self.plan.source.entries[from..] {
+            if let State::Failed(errno) = entry.state {
+                let path = self.dirs.node.path_of(self.plan.source.name(entry));
+                let errno = Errno::from_raw(i32::from(errno));
+                shard.report(Error::errno(OpKind::Stat, Side::Source, path, errno));
+            }
+            match entry.kind() {
+                Some(Kind::File) => {
+                    files += 1;
+                    if let Some(meta) = entry.meta(0) {
+                        bytes += meta.size;
+                        file_size_max = meta.size.max(file_size_max);
+                    }
+                }
+                Some(Kind::Dir) => dirs += 1,
+                Some(Kind::Symlink) => symlinks += 1,
+                Some(_) => specials += 1,
+                None => {}
+            }
+        }
+        if shard.shared.options.mode == Mode::DeleteOnly {
+            return;
+        }
+        tally
+            .entries_found
+            .add((self.plan.source.len() - from) as u64);
+        tally.files_found.add(files);
+        tally.dirs_found.add(dirs);
+        tally.symlinks_found.add(symlinks);
+        tally.specials_found.add(specials);
+        tally.bytes_found.add(bytes);
+        shard.note_file_size(file_size_max);
+        if self.plan.source.len() > from {
+            shard.note_depth(self.dirs.node.depth() + 1);
+        }
+    }
+
+    /// Lists the destination and matches it, batch by batch; no batch is kept.
+    pub(super) async fn read_dest(&mut self, shard: &Rc<Shard>) {
+        let Some(dir) = self.dirs.dest.clone() else {
+            self.dest_complete = true;
+            return;
+        };
+        let mut batch = shard.take_listing();
+        loop {
+            match read_batch(&shard.dest, &dir, batch).await {
+                Ok((listing, more)) => {
+                    batch = self.match_dest(shard, &dir, listing).await;
+                    batch.clear();
+                    if !more {
+                        self.dest_complete = true;
+                        break;
+                    }
+                }
+                Err(errno) => {
+                    self.report(shard, OpKind::ReadDir, Side::Destination, errno);
+                    return;
+                }
+            }
+        }
+        shard.keep_listing(batch);
+    }
+
+    /// Decides about the names of one batch of the destination.
+    pub(super) async fn match_dest(
+        &mut self,
+        shard: &Rc<Shard>,
+        dir: &Handle,
+        mut batch: Listing,
+    ) -> Listing {
+        let options = &shard.shared.options;
+        let names_only = options.mode == Mode::DeleteOnly;
+        let may_delete = options.delete && self.source_complete;
+        let mut found = Vec::with_capacity(batch.len());
+        for at in 0..batch.len() {
+            let name = batch.name_bytes(&batch.entries[at]);
+            let position = self.index.find(&self.plan.source, name);
+            let is_temp = options.strays.is_some_and(|rule| (rule.is_temp_name)(name));
+            let entry = &mut batch.entries[at];
+            let kind_unknown = entry.kind().is_none();
+            let wanted = match position {
+                Some(position) => {
+                    let state = self.plan.source.entries[position].state;
+                    state == State::Known && (!names_only || kind_unknown)
+                }
+                None => is_temp || (may_delete && kind_unknown),
+            };
+            if wanted {
+                entry.state = State::Wanted;
+            }
+            found.push(position);
+        }
+        let batch = stat_all(&shard.dest, dir, batch, 0).await;
+        for (entry, position) in batch.entries.iter().zip(found) {
+            match position {
+                Some(position) => self.match_entry(shard, dir.dev(), position, &batch, entry),
+                None => self.plan_removal(shard, dir.dev(), &batch, entry, may_delete),
+            }
+        }
+        batch
+    }
+
+    /// Source and destination have the name.
+    fn match_entry(
+        &mut self,
+        shard: &Shard,
+        dest_dev: u64,
+        position: usize,
+        batch: &Listing,
+        entry: &Entry,
+    ) {
+        if std::mem::replace(&mut self.matched[position], true) {
+            return;
+        }
+        if shard.shared.options.mode == Mode::DeleteOnly {
+            let source_kind = self.plan.source.entries[position].kind();
+            if source_kind == Some(Kind::Dir) && entry.kind() == Some(Kind::Dir) {
+                self.plan.dirs.push(Step {
+                    entry: position,
+                    action: Action::Skip(SkipReason::Equal),
+                    dest: None,
+                });
+            }
+            return;
+        }
+        if let State::Failed(errno) = entry.state {
+            let errno = Errno::from_raw(i32::from(errno));
+            if errno == Errno::ENOENT {
+                // Gone since it was listed: as if it had not been.
+                self.matched[position] = false;
+            } else {
+                let path = self.dirs.node.path_of(batch.name(entry));
+                shard.report(Error::errno(OpKind::Stat, Side::Destination, path, errno));
+            }
+            return;
+        }
+        if let Some(dest) = entry.meta(dest_dev) {
+            self.decide(shard, position, Some(&dest));
+        }
+    }
+
+    /// Only the destination has the name.
+    fn plan_removal(
+        &mut self,
+        shard: &Shard,
+        dest_dev: u64,
+        batch: &Listing,
+        entry: &Entry,
+        may_delete: bool,
+    ) {
+        let name = batch.name(entry);
+        let rule = shard.shared.options.strays;
+        let is_temp = rule.is_some_and(|rule| (rule.is_temp_name)(name.to_bytes()));
+        let meta = entry.meta(dest_dev);
+        let stray = is_temp
+            && rule
+                .zip(meta)
+                .is_some_and(|(rule, meta)| rule.covers(&meta));
+        // A temporary file that is being written belongs to a run that is alive.
+        let alive = is_temp
+            && !stray
+            && meta.is_some_and(|meta| rule.is_some_and(|rule| meta.mtime >= rule.before));
+        if !stray && (!may_delete || alive) {
+            return;
+        }
+        if let Some(kind) = entry.kind() {
+            self.plan.removals.push(Removal {
+                name: name.to_owned(),
+                kind,
+                stray,
+            });
+        }
+    }
+
+    /// Decides about what the destination lacks, and hands over the plan.
+    pub(super) fn finish(mut self, shard: &Shard) -> Plan {
+        match shard.shared.options.mode {
+            Mode::Scan => {
+                for at in 0..self.plan.source.len() {
+                    if self.plan.source.entries[at].kind() == Some(Kind::Dir) {
+                        self.push(shard, at, Action::Skip(SkipReason::Equal), None);
+                    }
+                }
+            }
+            Mode::Sync if self.dest_complete => {
+                for at in 0..self.plan.source.len() {
+                    if !self.matched[at] {
+                        self.decide(shard, at, None);
+                    }
+                }
+            }
+            // Without the whole destination listing nobody knows what is missing there.
+            Mode::Sync | Mode::DeleteOnly => {}
+        }
+        self.plan
+    }
+
+    fn decide(&mut self, shard: &Shard, at: usize, dest: Option<&Meta>) {
+        if let Some(source) = self.plan.source.entries[at].meta(self.plan.source_dev) {
+            let action = decide(&source, dest, &shard.shared.options.policy);
+            self.push(shard, at, action, dest);
+        }
+    }
+
+    fn push(&mut self, shard: &Shard, at: usize, action: Action, dest: Option<&Meta>) {
+        let entry = &self.plan.source.entries[at];
+        let step = |dest: Option<&Meta>| Step {
+            entry: at,
+            action,
+            dest: dest.copied().map(Box::new),
+        };
+        match (entry.kind(), action) {
+            (_, Action::Skip(reason)) if reason != SkipReason::Equal => {
+                shard.tally().entries_skipped.add(1);
+            }
+            (Some(Kind::Dir), _) => self.plan.dirs.push(step(None)),
+            (_, Action::Skip(_)) => shard.tally().entries_equal.add(1),
+            _ => self.plan.steps.push(step(dest)),
+        }
+    }
+
+    fn report(&self, shard: &Shard, op: OpKind, side: Side, errno: Errno) {
+        let path = self.dirs.node.path();
+        shard.report(Error::new(op, side, path, Cause::Errno(errno)));
+    }
+}
+
+/// Appends what one call lists.
+pub(super) async fn read_batch(
+    fs: &Rc<dyn Fs>,
+    dir: &Handle,
+    listing: Listing,
+) -> Result<(Listing, bool), Errno> {
+    let dir = dir.clone();
+    match fs.start(Op::ReadDir { dir, listing }).await {
+        Ok(Reply::Listed { listing, more }) => Ok((listing, more)),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// statx for all `Wanted` entries from position `from` on. Failures are in the entries.
+async fn stat_all(fs: &Rc<dyn Fs>, dir: &Handle, mut listing: Listing, from: usize) -> Listing {
+    let mut start = from;
+    while start < listing.len() {
+        let end = listing.len().min(start + STAT_BATCH);
+        let (dir, range) = (dir.clone(), start..end);
+        let op = Op::StatMany {
+            dir,
+            listing,
+            range,
+        };
+        listing = match fs.start(op).await {
+            Ok(Reply::Listed { listing, .. }) => listing,
+            other => unreachable!("statx failures are in the entries, not {other:?}"),
+        };
+        start = end;
+        glommio::executor().yield_if_needed().await;
+    }
+    listing
+}
+
+fn unexpected(outcome: Outcome) -> Errno {
+    match outcome {
+        Err(error) => error.errno,
+        Ok(reply) => unreachable!("a listing does not reply {reply:?}"),
+    }
+}

@@ -1,0 +1,161 @@
+//! The directories that wait on one shard.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::node::{Job, Node, Presence};
+
+/// With fewer directories waiting than this, the oldest come first: near the root they bring the most new ones.
+/// Otherwise the newest come first, which keeps the queue as short as the tree is deep.
+const STARVING_BELOW: usize = 64;
+
+/// A directory to visit. Its node is made only when its turn comes.
+#[derive(Debug)]
+pub struct Child {
+    pub name: CString,
+    pub job: Job,
+    pub presence: Presence,
+}
+
+/// Directories with one parent. The parent's count holds one for each.
+#[derive(Debug)]
+pub struct Run {
+    pub parent: Arc<Node>,
+    pub children: Vec<Child>,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    runs: RefCell<VecDeque<Run>>,
+    /// Children in all runs.
+    waiting: Cell<usize>,
+    closed: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Queue {
+    fn check(&self) {
+        debug_assert_eq!(
+            self.waiting.get() == 0,
+            self.runs.borrow().is_empty(),
+            "no run is empty"
+        );
+    }
+
+    pub(super) fn push(&self, run: Run) {
+        if run.children.is_empty() {
+            return;
+        }
+        self.waiting.set(self.waiting.get() + run.children.len());
+        self.runs.borrow_mut().push_back(run);
+        self.check();
+        self.wake();
+    }
+
+    pub(super) fn pop(&self) -> Option<(Arc<Node>, Child)> {
+        self.check();
+        let starving = self.waiting.get() < STARVING_BELOW;
+        let mut runs = self.runs.borrow_mut();
+        let run = if starving {
+            runs.front_mut()
+        } else {
+            runs.back_mut()
+        }?;
+        let child = run.children.pop()?;
+        let parent = run.parent.clone();
+        if run.children.is_empty() {
+            if starving {
+                runs.pop_front();
+            } else {
+                runs.pop_back();
+            }
+        }
+        drop(runs);
+        self.waiting.set(self.waiting.get() - 1);
+        self.check();
+        Some((parent, child))
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        self.wake();
+    }
+
+    /// Something may have changed for the one who waits in [`Queue::until`].
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until there is something to pop and `ready()` holds; `false` when the queue is closed instead.
+    /// One task waits at a time.
+    pub(super) async fn until(&self, ready: impl Fn() -> bool) -> bool {
+        poll_fn(|cx| {
+            if self.closed.get() {
+                return Poll::Ready(false);
+            }
+            if self.waiting.get() > 0 && ready() {
+                return Poll::Ready(true);
+            }
+            self.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child(name: &str) -> Child {
+        Child {
+            name: CString::new(name).unwrap(),
+            job: Job::Sync,
+            presence: Presence::Existing,
+        }
+    }
+
+    fn run(prefix: &str, count: usize) -> Run {
+        Run {
+            parent: Node::for_tests(),
+            children: (0..count).map(|i| child(&format!("{prefix}{i}"))).collect(),
+        }
+    }
+
+    fn popped(queue: &Queue) -> String {
+        let (_, child) = queue.pop().unwrap();
+        child.name.into_string().unwrap()
+    }
+
+    #[test]
+    fn oldest_first_while_starving() {
+        let queue = Queue::default();
+        queue.push(run("old", 1));
+        queue.push(run("new", 1));
+        assert_eq!(popped(&queue), "old0");
+        assert_eq!(popped(&queue), "new0");
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn newest_first_with_enough_work() {
+        let queue = Queue::default();
+        queue.push(run("old", STARVING_BELOW));
+        queue.push(run("new", 1));
+        assert_eq!(popped(&queue), "new0");
+        assert!(popped(&queue).starts_with("old"));
+    }
+
+    #[test]
+    fn empty_runs_leave_no_trace() {
+        let queue = Queue::default();
+        queue.push(run("none", 0));
+        assert!(queue.pop().is_none());
+    }
+}

@@ -1,0 +1,329 @@
+//! The visit of one directory, and the tasks of a shard that lead to it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_channel::Receiver;
+
+use super::node::{self, Dirs, Job, Node, Presence};
+use super::part::{Part, Plan, Read, Removal, read_batch};
+use super::queue::{Child, Run};
+use super::{Message, Mode, Shard, giant};
+use crate::error::{Cause, Error, OpKind, Side};
+use crate::io::{Handle, Op, Reply, Target};
+use crate::model::Kind;
+use crate::throttle::Permit;
+
+/// Runs a shard until the run is over. `root` is given to one of the shards.
+pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
+    let dispatcher = glommio::spawn_local(dispatch(shard.clone())).detach();
+    if let Some(root) = root {
+        let permit = shard.shared.permits.acquire().await;
+        start_visit(&shard, root, permit);
+    }
+    while let Ok(message) = inbox.recv().await {
+        match message {
+            Message::Run(run) => shard.queue.push(run),
+            Message::Part(part) => giant::receive(&shard, part).await,
+            Message::Task(task) => {
+                glommio::spawn_local(task(shard.clone())).detach();
+            }
+        }
+    }
+    shard.queue.close();
+    dispatcher.await;
+}
+
+/// Takes directories off the queue as permits come.
+async fn dispatch(shard: Rc<Shard>) {
+    let may_visit = || shard.visiting.get() < shard.visiting_max();
+    while shard.queue.until(may_visit).await {
+        let permit = shard.shared.permits.acquire().await;
+        // Nobody else takes from the queue, so what was there still is.
+        let Some((parent, child)) = shard.queue.pop() else {
+            continue;
+        };
+        let node = Node::child(
+            &parent,
+            child.name,
+            child.job,
+            child.presence,
+            &shard.shared,
+        );
+        start_visit(&shard, node, permit);
+    }
+}
+
+fn start_visit(shard: &Rc<Shard>, node: Arc<Node>, permit: Permit) {
+    shard.visiting.set(shard.visiting.get() + 1);
+    glommio::spawn_local(visit(shard.clone(), node, permit)).detach();
+}
+
+/// Gives the permit and the shard's own count of it back together.
+struct Visiting<'a> {
+    shard: &'a Rc<Shard>,
+    permit: Option<Permit>,
+}
+
+impl Visiting<'_> {
+    /// The permit goes on to the parts of a split directory.
+    fn hand_over(mut self) -> Option<Permit> {
+        self.permit.take()
+    }
+}
+
+impl Drop for Visiting<'_> {
+    fn drop(&mut self) {
+        self.shard.visiting.set(self.shard.visiting.get() - 1);
+        self.shard.queue.wake();
+    }
+}
+
+async fn visit(shard: Rc<Shard>, node: Arc<Node>, permit: Permit) {
+    let visiting = Visiting {
+        shard: &shard,
+        permit: Some(permit),
+    };
+    if shard.cancelled() {
+        node.keep();
+        drop(visiting);
+    } else {
+        match node.job {
+            Job::Sync => sync(&shard, &node, visiting).await,
+            Job::Remove => remove(&shard, &node, visiting).await,
+        }
+    }
+    node::release(&shard, node).await;
+}
+
+/// Compares a directory with its counterpart, and acts on the outcome.
+async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
+    let Some(dirs) = open_dirs(shard, node).await else {
+        return;
+    };
+    let mode = shard.shared.options.mode;
+    if mode == Mode::Sync {
+        shard.hands.opened(shard, &dirs).await;
+    }
+    let mut part = Part::new(shard, dirs.clone());
+    let entries_max = if shard.shared.shards() > 1 {
+        giant::ENTRIES_MIN
+    } else {
+        usize::MAX
+    };
+    if let Read::Giant = part.read_source(shard, entries_max).await {
+        if let Some(permit) = visiting.hand_over() {
+            giant::split(shard, dirs, part, permit).await;
+        }
+        return;
+    }
+    part.index_source(shard, 0).await;
+    if node.presence == Presence::Existing && mode != Mode::Scan {
+        part.read_dest(shard).await;
+    } else {
+        part.dest_complete = true;
+    }
+    settle(shard, &dirs, part.finish(shard), Some(visiting)).await;
+}
+
+/// Acts on a plan. `permit` is whatever entitles to list and compare; it is given back before children are queued,
+/// and after a transfer slot was had, so that crawling cannot run away from copying.
+pub(super) async fn settle<P>(shard: &Rc<Shard>, dirs: &Dirs, plan: Plan, permit: P) {
+    let children = if shard.shared.options.mode == Mode::Scan {
+        all_dirs(shard, dirs, &plan)
+    } else {
+        shard.hands.prepare(shard, dirs, &plan).await
+    };
+    let slot = if plan.steps.is_empty() {
+        None
+    } else {
+        Some(shard.transfers.acquire().await)
+    };
+    drop(permit);
+    enqueue(shard, &dirs.node, children).await;
+    if slot.is_some() {
+        shard.hands.transfer(shard, dirs, &plan).await;
+    }
+    shard.keep_listing(plan.source);
+}
+
+/// The directories of a scan.
+fn all_dirs(shard: &Shard, dirs: &Dirs, plan: &Plan) -> Vec<Child> {
+    let own_dev = dirs.source.as_ref().map(Handle::dev);
+    let options = &shard.shared.options;
+    plan.dirs
+        .iter()
+        .filter(|step| !options.one_file_system || Some(plan.meta(step).dev) == own_dev)
+        .map(|step| Child {
+            name: plan.source.name(plan.entry(step)).to_owned(),
+            job: Job::Sync,
+            presence: Presence::Absent,
+        })
+        .collect()
+}
+
+/// Sends each child to its shard, all for one shard in one message.
+async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
+    if children.is_empty() {
+        return;
+    }
+    node.expect(children.len());
+    let shards = shard.shared.shards();
+    let mut by_shard: Vec<Vec<Child>> = Vec::new();
+    by_shard.resize_with(shards, Vec::new);
+    for child in children {
+        let hash = node.child_hash(&child.name, &shard.shared);
+        by_shard[giant::place(hash, shards)].push(child);
+    }
+    for (to, children) in by_shard.into_iter().enumerate() {
+        if children.is_empty() {
+            continue;
+        }
+        let parent = node.clone();
+        let run = Run { parent, children };
+        if to == shard.id {
+            shard.queue.push(run);
+        } else {
+            // Closed only when a shard was lost; then nothing matters any more.
+            let _ = shard.shared.inboxes[to].send(Message::Run(run)).await;
+        }
+    }
+}
+
+/// Opens both sides. Reports what cannot be opened; without a source nothing is done, and nothing is deleted.
+async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
+    let open_dest = async {
+        if node.presence == Presence::Absent {
+            return Ok(None);
+        }
+        node::open(shard, node, Side::Destination).await.map(Some)
+    };
+    let open_source = node::open(shard, node, Side::Source);
+    let (source, dest) = futures_util::future::join(open_source, open_dest).await;
+    let source = match source {
+        Ok(source) => source,
+        Err(error) => {
+            shard.report(error);
+            remember_closed_source(shard, node).await;
+            return None;
+        }
+    };
+    let dest = match dest {
+        Ok(dest) => dest,
+        Err(error) => {
+            shard.report(error);
+            return None;
+        }
+    };
+    stat_root(shard, node, Side::Source, &source).await?;
+    if let Some(dest) = &dest {
+        stat_root(shard, node, Side::Destination, dest).await?;
+    }
+    let identity = node.meta(Side::Source).map(|meta| (meta.dev, meta.ino));
+    if identity.is_some() && identity == shard.shared.options.dest_root {
+        let cause = Cause::LoopIntoDestination;
+        shard.report(Error::new(
+            OpKind::OpenDir,
+            Side::Source,
+            node.path(),
+            cause,
+        ));
+        return None;
+    }
+    shard.tally().dirs_listed.add(1);
+    Some(Dirs {
+        node: node.clone(),
+        source: Some(source),
+        dest,
+    })
+}
+
+/// The roots were opened before the run, so their attributes are asked for here.
+async fn stat_root(shard: &Shard, node: &Arc<Node>, side: Side, handle: &Handle) -> Option<()> {
+    if node.meta(side).is_some() {
+        return Some(());
+    }
+    let fs = match side {
+        Side::Source => &shard.source,
+        Side::Destination => &shard.dest,
+    };
+    let target = Target::Open(handle.clone());
+    match fs.start(Op::Stat { target }).await {
+        Ok(Reply::Meta(meta)) => {
+            node.set_meta(side, meta);
+            Some(())
+        }
+        Ok(other) => unreachable!("a stat does not reply {other:?}"),
+        Err(error) => {
+            shard.report(Error::errno(error.kind, side, node.path(), error.errno));
+            None
+        }
+    }
+}
+
+/// A source directory that cannot be opened may still tell its attributes, which its copy then gets.
+async fn remember_closed_source(shard: &Shard, node: &Arc<Node>) {
+    let Some(parent) = node.parent() else { return };
+    let Ok(at) = node::open(shard, parent, Side::Source).await else {
+        return;
+    };
+    let target = Target::Name(at, node.name().to_owned());
+    if let Ok(Reply::Meta(meta)) = shard.source.start(Op::Stat { target }).await
+        && meta.kind == Kind::Dir
+    {
+        node.set_meta(Side::Source, meta);
+    }
+}
+
+/// Empties a directory that the source lacks. Its own removal follows when everything below is gone.
+async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
+    let dest = match node::open(shard, node, Side::Destination).await {
+        Ok(dest) => dest,
+        Err(error) => {
+            node.keep();
+            return shard.report(error);
+        }
+    };
+    let mut listing = shard.take_listing();
+    loop {
+        match read_batch(&shard.dest, &dest, listing).await {
+            Ok((read, more)) => {
+                listing = read;
+                if !more {
+                    break;
+                }
+            }
+            Err(errno) => {
+                node.keep();
+                let path = node.path();
+                return shard.report(Error::errno(
+                    OpKind::ReadDir,
+                    Side::Destination,
+                    path,
+                    errno,
+                ));
+            }
+        }
+    }
+    let removals = listing
+        .entries
+        .iter()
+        .map(|entry| Removal {
+            name: listing.name(entry).to_owned(),
+            // Where the filesystem does not tell, an unlink tells whether it was a directory.
+            kind: entry.kind().unwrap_or(Kind::File),
+            stray: false,
+        })
+        .collect();
+    let plan = Plan {
+        source: listing,
+        removals,
+        ..Plan::default()
+    };
+    let dirs = Dirs {
+        node: node.clone(),
+        source: None,
+        dest: Some(dest),
+    };
+    settle(shard, &dirs, plan, visiting).await;
+}
