@@ -1,0 +1,274 @@
+//! The bytes of files: sharing, copying and comparing them.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use super::{Copied, Failure, Lane, LargeFile, Reflink, Spread, large};
+use crate::error::Side;
+use crate::io::{Fs, Handle, Op, OpError, Reply};
+
+/// One read or write. Big enough that system calls do not count, small enough for a second-level cache.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// Buffers kept for reuse by one lane.
+const BUFFERS_KEPT_MAX: usize = 16;
+/// Up to here one read and one write are cheaper than copy_file_range, which asks both files for ranges and locks.
+const COPY_RANGE_BYTES_MIN: u64 = 128 * 1024;
+/// One copy_file_range call: about a millisecond of memory bandwidth, after which others get their turn.
+const COPY_RANGE_BYTES_MAX: u64 = 4 << 20;
+
+/// Buffers of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Buffers(RefCell<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        let kept = self.0.borrow_mut().pop();
+        kept.unwrap_or_else(|| vec![0; BUFFER_BYTES])
+    }
+
+    /// A buffer that got lost in a failed operation is simply not given back.
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < BUFFERS_KEPT_MAX {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// An open source file and the file it is copied to.
+pub(super) struct Pair<'a> {
+    pub(super) source_fs: &'a Rc<dyn Fs>,
+    pub(super) dest_fs: &'a Rc<dyn Fs>,
+    pub(super) source: &'a Handle,
+    pub(super) dest: &'a Handle,
+}
+
+impl Pair<'_> {
+    /// Copies a range: by copy_file_range where that works, else by reading and writing. Short counts are looped; the end
+    /// of the source ends it. Returns the bytes copied.
+    pub(super) async fn copy_span(
+        &self,
+        span: Range<u64>,
+        buffers: &Buffers,
+    ) -> Result<u64, Failure> {
+        let mut at = span.start;
+        while span.end - at >= COPY_RANGE_BYTES_MIN {
+            match self.copy_range(at, span.end - at).await? {
+                Some(0) | None => break,
+                Some(count) => at += count,
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+        let copied = at - span.start;
+        Ok(copied + self.read_and_write(at..span.end, buffers).await?)
+    }
+
+    /// One copy_file_range; `None` when these files cannot have it.
+    async fn copy_range(&self, offset: u64, len: u64) -> Result<Option<u64>, Failure> {
+        let op = Op::CopyRange {
+            from: self.source.clone(),
+            to: self.dest.clone(),
+            offset,
+            len: len.min(COPY_RANGE_BYTES_MAX),
+        };
+        match self.dest_fs.start(op).await {
+            Ok(Reply::Copied(count)) => Ok(Some(count)),
+            Ok(other) => unreachable!("a copy does not reply {other:?}"),
+            Err(error) if is_unsupported(&error) => Ok(None),
+            Err(error) => Err(Failure::new(Side::Destination, error)),
+        }
+    }
+
+    /// Reads up to the end of the range, or of the file if that comes first, and writes it.
+    async fn read_and_write(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
+        let mut at = span.start;
+        let mut buffer = buffers.take();
+        while at < span.end {
+            let count;
+            (buffer, count) = read(self.source_fs, self.source, buffer, at, Side::Source).await?;
+            let count_wanted = usize::try_from(span.end - at)
+                .unwrap_or(usize::MAX)
+                .min(count);
+            if count_wanted == 0 {
+                break;
+            }
+            buffer = self.write_all(buffer, count_wanted, at).await?;
+            at += count_wanted as u64;
+            if count < BUFFER_BYTES {
+                // A short read of a regular file is its end.
+                break;
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+        buffers.give_back(buffer);
+        Ok(at - span.start)
+    }
+
+    async fn write_all(
+        &self,
+        mut buffer: Vec<u8>,
+        len: usize,
+        offset: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut written = 0;
+        while written < len {
+            let op = Op::Write {
+                file: self.dest.clone(),
+                buffer,
+                range: written..len,
+                offset: offset + written as u64,
+            };
+            let count;
+            (buffer, count) = match self.dest_fs.start(op).await {
+                Ok(Reply::Moved(buffer, count)) => (buffer, count),
+                Ok(other) => unreachable!("a write does not reply {other:?}"),
+                Err(error) => return Err(Failure::new(Side::Destination, error)),
+            };
+            if count == 0 {
+                // POSIX allows it for a full device; looping on it would never end.
+                let (kind, errno) = (crate::error::OpKind::Write, Errno::ENOSPC);
+                return Err(Failure::new(Side::Destination, OpError { kind, errno }));
+            }
+            written += count;
+        }
+        Ok(buffer)
+    }
+}
+
+async fn read(
+    fs: &Rc<dyn Fs>,
+    file: &Handle,
+    buffer: Vec<u8>,
+    offset: u64,
+    side: Side,
+) -> Result<(Vec<u8>, usize), Failure> {
+    let file = file.clone();
+    let op = Op::Read {
+        file,
+        buffer,
+        offset,
+    };
+    match fs.start(op).await {
+        Ok(Reply::Moved(buffer, count)) => Ok((buffer, count)),
+        Ok(other) => unreachable!("a read does not reply {other:?}"),
+        Err(error) => Err(Failure::new(side, error)),
+    }
+}
+
+/// Errors that say "not these files" rather than "not now".
+fn is_unsupported(error: &OpError) -> bool {
+    matches!(
+        error.errno,
+        Errno::EOPNOTSUPP
+            | Errno::EXDEV
+            | Errno::EINVAL
+            | Errno::ENOSYS
+            | Errno::ENOTTY
+            | Errno::EBADF
+    )
+}
+
+impl Lane {
+    /// Makes the contents of an empty `dest` those of `source`, which had `size` bytes when it was opened.
+    pub(super) async fn copy_contents(
+        &self,
+        source: &Handle,
+        dest: &Handle,
+        size: u64,
+        spread: &dyn Spread,
+    ) -> Result<Copied, Failure> {
+        if size > 0 && self.clone_contents(source, dest).await? {
+            return Ok(Copied {
+                bytes: size,
+                cloned: true,
+                unsettled: false,
+            });
+        }
+        let pair = Pair {
+            source_fs: &self.source,
+            dest_fs: &self.dest,
+            source,
+            dest,
+        };
+        let bytes = if size >= large::BYTES_MIN {
+            let file = dest.clone();
+            self.on_dest(Op::Truncate { file, len: size }).await?;
+            let large = LargeFile::new(source.clone(), dest.clone(), size);
+            spread.spread(&large).await;
+            large.pump(&self.source, &self.dest).await;
+            large.wait().await?
+        } else {
+            // Some files (of /proc) say 0 and have contents: those are read to their end.
+            let end = if size == 0 {
+                BUFFER_BYTES as u64 * 4096
+            } else {
+                size
+            };
+            if size == 0 {
+                pair.read_and_write(0..end, &self.buffers).await?
+            } else {
+                pair.copy_span(0..end, &self.buffers).await?
+            }
+        };
+        Ok(Copied {
+            bytes,
+            cloned: false,
+            unsettled: false,
+        })
+    }
+
+    /// Shares the blocks of the source. `false` when that is not possible and need not be.
+    async fn clone_contents(&self, source: &Handle, dest: &Handle) -> Result<bool, Failure> {
+        let filesystems = (source.dev(), dest.dev());
+        let always = self.options.reflink == Reflink::Always;
+        let hopeless = self.unclonable.borrow().contains(&filesystems);
+        if self.options.reflink == Reflink::Never || (hopeless && !always) {
+            return Ok(false);
+        }
+        let (from, to) = (source.clone(), dest.clone());
+        match self.dest.start(Op::Clone { from, to }).await {
+            Ok(_) => Ok(true),
+            Err(error) if always || !is_unsupported(&error) => {
+                Err(Failure::new(Side::Destination, error))
+            }
+            Err(error) => {
+                // EINVAL may be about this one file (a swap file, no-copy-on-write); the others are about the pair.
+                if error.errno != Errno::EINVAL && !hopeless {
+                    self.unclonable.borrow_mut().push(filesystems);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether two open files have the same bytes.
+    pub(super) async fn contents_equal(
+        &self,
+        source: &Handle,
+        dest: &Handle,
+    ) -> Result<bool, Failure> {
+        let (mut ours, mut theirs) = (self.buffers.take(), self.buffers.take());
+        let mut offset = 0;
+        let equal = loop {
+            let (source_count, dest_count);
+            (ours, source_count) = read(&self.source, source, ours, offset, Side::Source).await?;
+            (theirs, dest_count) =
+                read(&self.dest, dest, theirs, offset, Side::Destination).await?;
+            // Short reads of regular files are their ends, so unequal counts are unequal sizes.
+            if ours[..source_count] != theirs[..dest_count] {
+                break false;
+            }
+            if source_count < BUFFER_BYTES {
+                break true;
+            }
+            offset += source_count as u64;
+            glommio::executor().yield_if_needed().await;
+        };
+        self.buffers.give_back(ours);
+        self.buffers.give_back(theirs);
+        Ok(equal)
+    }
+}

@@ -1,0 +1,134 @@
+//! Removing names of the destination.
+
+use std::ffi::{CStr, CString};
+
+use nix::errno::Errno;
+
+use super::{Failure, Lane};
+use crate::error::Side;
+use crate::io::{Handle, Op, OpError, Reply};
+use crate::model::{Kind, Listing};
+
+/// Asked before each entry of a tree goes; told its kind and its path from the tree's root on.
+pub(super) type MayRemove<'a> = dyn Fn(Kind, &[&CStr]) -> bool + 'a;
+
+/// How the removal of a tree ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TreeRemoval {
+    Removed,
+    /// An entry was not allowed to go, so its directories stay too.
+    Refused,
+}
+
+/// A directory on the way down.
+struct Level {
+    name: CString,
+    dir: Handle,
+    listing: Listing,
+    next: usize,
+}
+
+impl Lane {
+    /// Removes a name that is not a directory.
+    ///
+    /// # Errors
+    /// What failed on the destination.
+    pub async fn unlink(&self, dest: &Handle, name: &CStr) -> Result<(), Failure> {
+        let (at, name) = (dest.clone(), name.to_owned());
+        self.on_dest(Op::Unlink { at, name }).await?;
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// What failed on the destination; `ENOTEMPTY` when it is not empty.
+    pub async fn remove_dir(&self, dest: &Handle, name: &CStr) -> Result<(), Failure> {
+        let (at, name) = (dest.clone(), name.to_owned());
+        self.on_dest(Op::RemoveDir { at, name }).await?;
+        Ok(())
+    }
+
+    /// Removes a directory with everything in it, one entry after another: for what is in the way of something else.
+    /// Each level is opened below the one before, following no symlink.
+    ///
+    /// # Errors
+    /// What failed on the destination; what was removed before that stays removed.
+    pub async fn remove_tree(
+        &self,
+        dest: &Handle,
+        name: &CStr,
+        may_remove: &MayRemove<'_>,
+    ) -> Result<TreeRemoval, Failure> {
+        let mut levels = vec![self.enter(dest, name).await?];
+        while let Some(level) = levels.last_mut() {
+            let Some(entry) = level.listing.entries.get(level.next) else {
+                let path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
+                if !may_remove(Kind::Dir, &path) {
+                    return Ok(TreeRemoval::Refused);
+                }
+                let Some(done) = levels.pop() else { break };
+                let parent = levels.last().map_or(dest, |level| &level.dir);
+                self.remove_dir(parent, &done.name).await?;
+                continue;
+            };
+            let (name, kind) = (level.listing.name(entry).to_owned(), entry.kind());
+            let dir = level.dir.clone();
+            level.next += 1;
+            if kind == Some(Kind::Dir) {
+                let below = self.enter(&dir, &name).await?;
+                levels.push(below);
+                continue;
+            }
+            let mut path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
+            path.push(&name);
+            if !may_remove(kind.unwrap_or(Kind::File), &path) {
+                return Ok(TreeRemoval::Refused);
+            }
+            match self.unlink(&dir, &name).await {
+                // The filesystem had not told that it is a directory.
+                Err(failure) if failure.is(Errno::EISDIR) => {
+                    let below = self.enter(&dir, &name).await?;
+                    levels.push(below);
+                }
+                result => result?,
+            }
+        }
+        Ok(TreeRemoval::Removed)
+    }
+
+    async fn enter(&self, at: &Handle, name: &CStr) -> Result<Level, Failure> {
+        let op = Op::OpenDir {
+            at: at.clone(),
+            name: name.to_owned(),
+        };
+        let dir = match self.on_dest(op).await? {
+            Reply::Opened(dir, _) => dir,
+            other => unreachable!("an open does not reply {other:?}"),
+        };
+        let mut listing = Listing::default();
+        loop {
+            let op = Op::ReadDir {
+                dir: dir.clone(),
+                listing,
+            };
+            let more;
+            (listing, more) = match self.dest.start(op).await {
+                Ok(Reply::Listed { listing, more }) => (listing, more),
+                Ok(other) => unreachable!("a listing does not reply {other:?}"),
+                Err(OpError { kind, errno }) => {
+                    return Err(Failure::new(Side::Destination, OpError { kind, errno }));
+                }
+            };
+            if !more {
+                break;
+            }
+        }
+        Ok(Level {
+            name: name.to_owned(),
+            dir,
+            listing,
+            next: 0,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Symlinks, fifos, sockets and device nodes: inodes that are made whole by one call.
+
+use std::ffi::CString;
+
+use nix::errno::Errno;
+
+use super::{Failure, Lane, Place};
+use crate::error::Side;
+use crate::io::{Handle, Op, Reply};
+use crate::model::Meta;
+
+impl Lane {
+    /// Makes the destination's symlink point where the source's does. Returns the target.
+    ///
+    /// # Errors
+    /// What failed; the destination then has what it had before.
+    pub async fn copy_symlink(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        existing: Option<&Meta>,
+    ) -> Result<CString, Failure> {
+        let link = self.read_link(place, Side::Source).await?;
+        self.make(place, wanted, existing, |at, name| Op::MakeSymlink {
+            at,
+            name,
+            target: link.clone(),
+        })
+        .await?;
+        Ok(link)
+    }
+
+    /// Makes a fifo, socket or device node like the source's.
+    ///
+    /// # Errors
+    /// What failed; the destination then has what it had before.
+    pub async fn copy_special(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        existing: Option<&Meta>,
+    ) -> Result<(), Failure> {
+        self.make(place, wanted, existing, |at, name| Op::MakeNode {
+            at,
+            name,
+            kind: wanted.kind,
+            mode: 0o600,
+            rdev: wanted.rdev,
+        })
+        .await
+    }
+
+    /// Whether both sides' symlinks have the same target.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub async fn symlinks_equal(&self, place: Place<'_>) -> Result<bool, Failure> {
+        let source = self.read_link(place, Side::Source).await?;
+        let dest = self.read_link(place, Side::Destination).await?;
+        Ok(source == dest)
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub async fn read_link(&self, place: Place<'_>, side: Side) -> Result<CString, Failure> {
+        let (fs, at) = match side {
+            Side::Source => (&self.source, place.source),
+            Side::Destination => (&self.dest, place.dest),
+        };
+        let (at, name) = (at.clone(), place.name.to_owned());
+        match fs.start(Op::ReadLink { at, name }).await {
+            Ok(Reply::Link(target)) => Ok(target),
+            Ok(other) => unreachable!("a readlink does not reply {other:?}"),
+            Err(error) => Err(Failure::new(side, error)),
+        }
+    }
+
+    /// Makes an inode under its final name when that is free, else under a temporary one that then replaces it.
+    async fn make(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        existing: Option<&Meta>,
+        op: impl Fn(Handle, CString) -> Op,
+    ) -> Result<(), Failure> {
+        if existing.is_none() {
+            match self
+                .on_dest(op(place.dest.clone(), place.name.to_owned()))
+                .await
+            {
+                Ok(_) => return self.dress(place.dest, place.name, wanted).await,
+                // Somebody was faster: replace it like any other.
+                Err(failure) if failure.is(Errno::EEXIST) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let temp = self.temp_names.next(place.name);
+        self.on_dest(op(place.dest.clone(), temp.clone())).await?;
+        let mut result = self.dress(place.dest, &temp, wanted).await;
+        if result.is_ok() {
+            result = self.rename(place.dest, temp.clone(), place.name).await;
+        }
+        if result.is_err() {
+            self.discard(place.dest, &temp).await;
+        }
+        result
+    }
+}
