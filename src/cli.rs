@@ -1,0 +1,228 @@
+//! The command line: what was typed. What it means is decided in `config.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Make a destination tree equal a source tree, at the speed of the hardware.
+#[derive(Debug, Parser)]
+#[command(name = "ringsync", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the contents of DST equal to the contents of SRC
+    #[command(after_help = EXIT_CODES)]
+    Sync(Box<SyncArgs>),
+    /// Tell how DST differs from SRC, and change nothing; exit 0 when equal, 23 when not
+    Check(Box<CheckArgs>),
+    /// Crawl PATH and report counts, sizes and speed
+    Scan(Box<ScanArgs>),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (view it with `ringsync man | man -l -`)
+    Man,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk,
+20 interrupted, 23 some entries failed, 24 some source entries vanished, 25 --max-delete reached.
+The same command run again continues where an interrupted one stopped.";
+
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Switches of a command line.
+pub struct SyncArgs {
+    /// Source directory; a trailing slash means nothing
+    pub src: PathBuf,
+    /// Destination directory; made when missing
+    pub dst: PathBuf,
+
+    /// Change nothing, and tell what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Delete names in DST that SRC lacks, directory by directory
+    #[arg(long)]
+    pub delete: bool,
+    /// Delete them at the end, when everything has been copied
+    #[arg(long)]
+    pub delete_after: bool,
+    /// Delete at most NUM entries, then exit with 25
+    #[arg(long, value_name = "NUM")]
+    pub max_delete: Option<usize>,
+    /// Let a file replace a directory that is not empty, also without --delete
+    #[arg(long)]
+    pub force: bool,
+
+    /// Where a file appears: complete under a temporary name and then renamed, or under its own name from the start
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub write_mode: WriteModeArg,
+    /// Share data blocks with the source where the filesystem can
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub reflink: ReflinkArg,
+
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Source directory
+    pub src: PathBuf,
+    /// Destination directory
+    pub dst: PathBuf,
+
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    /// Directory to crawl
+    pub path: PathBuf,
+
+    /// Do not enter other filesystems
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// What counts as different and what is carried.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Switches of a command line.
+#[command(next_help_heading = "Comparison")]
+pub struct CompareArgs {
+    /// Recursion, symlinks, modes, times, owners, groups, devices and specials: always on, accepted for rsync's sake
+    #[arg(short = 'a', long)]
+    pub archive: bool,
+    /// Compare the contents of files of equal size, not their times
+    #[arg(short = 'c', long, conflicts_with_all = ["size_only", "ignore_times"])]
+    pub checksum: bool,
+    /// Take files of equal size as equal
+    #[arg(long, conflicts_with = "ignore_times")]
+    pub size_only: bool,
+    /// Copy all files, also those that look equal
+    #[arg(short = 'I', long)]
+    pub ignore_times: bool,
+    /// Leave files that are newer in DST
+    #[arg(short = 'u', long)]
+    pub update: bool,
+    /// Only update what DST has already
+    #[arg(long)]
+    pub existing: bool,
+    /// Only add what DST lacks
+    #[arg(long)]
+    pub ignore_existing: bool,
+    /// Take times that differ by at most SECONDS as equal; 0 compares nanoseconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub modify_window: u32,
+    /// Do not enter other filesystems
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Do not carry modes
+    #[arg(long)]
+    pub no_perms: bool,
+    /// Do not carry modification times
+    #[arg(long)]
+    pub no_times: bool,
+    /// Do not carry owners
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Do not carry groups
+    #[arg(long)]
+    pub no_group: bool,
+    /// Leave out device nodes
+    #[arg(long)]
+    pub no_devices: bool,
+    /// Leave out fifos and sockets
+    #[arg(long)]
+    pub no_specials: bool,
+}
+
+/// What is shown.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Switches of a command line.
+#[command(next_help_heading = "Output")]
+pub struct ReportArgs {
+    /// Show each change as rsync does: eleven characters and the name
+    #[arg(short = 'i', long)]
+    pub itemize_changes: bool,
+    /// Show the name of each change
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+    /// Show errors only
+    #[arg(short = 'q', long, conflicts_with_all = ["verbose", "itemize_changes"])]
+    pub quiet: bool,
+    /// Show all counters at the end
+    #[arg(long)]
+    pub stats: bool,
+    /// One JSON object a line on standard output; the last one is the summary
+    #[arg(long)]
+    pub json: bool,
+    /// Progress on standard error: `auto` is a bar on a terminal and nothing elsewhere
+    #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
+    pub progress: ProgressArg,
+    /// Append changes, errors and the summary to FILE
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+/// How the machine is used.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// How system calls are made: inline on each core, through io_uring, or as each filesystem's latency suggests
+    #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
+    pub io_engine: EngineArg,
+    /// Operations in flight on each core's ring, 1 to 4096
+    #[arg(long, value_name = "NUM", default_value_t = 256)]
+    pub io_depth: u32,
+    /// How many cores to use, or which: `2`, `0,2`, `0-3,8` [default: all that this process may use]
+    #[arg(long, value_name = "NUM|LIST")]
+    pub cores: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum WriteModeArg {
+    #[default]
+    Atomic,
+    Direct,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ReflinkArg {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum EngineArg {
+    #[default]
+    Auto,
+    Ring,
+    Inline,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ProgressArg {
+    #[default]
+    Auto,
+    Bar,
+    Plain,
+    None,
+}

@@ -1,0 +1,248 @@
+//! What was decided: the command line and what this machine allows, made into a job. Bad input is refused here, with
+//! what is allowed.
+
+use std::path::PathBuf;
+
+use crate::cli::{
+    CheckArgs, CompareArgs, EngineArg, EngineArgs, ProgressArg, ReflinkArg, ReportArgs, ScanArgs,
+    SyncArgs, WriteModeArg,
+};
+use crate::io::EngineChoice;
+use crate::io::ring::DEPTH_MAX;
+use crate::model::Policy;
+use crate::report::{Detail, ProgressStyle, ReportOptions};
+use crate::run::{Delete, Job, Task, limits};
+use crate::transfer::{Reflink, WriteMode};
+
+/// Directories in work at once on each core, for local filesystems.
+const DIRS_PER_CORE: usize = 4;
+
+/// A job and how to tell about it.
+#[derive(Debug)]
+pub struct Config {
+    pub job: Job,
+    pub report: ReportOptions,
+    /// No summary.
+    pub quiet: bool,
+    /// All counters at the end.
+    pub stats: bool,
+    pub log_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// # Errors
+    /// A sentence that says what is wrong and what is allowed.
+    pub fn for_sync(args: SyncArgs) -> Result<Self, String> {
+        let base = base_job(Task::Sync, args.src, Some(args.dst), &args.engine)?;
+        let delete = match (args.delete_after, args.delete) {
+            (true, _) => Delete::After,
+            (false, true) => Delete::During,
+            (false, false) => Delete::Never,
+        };
+        if args.max_delete.is_some() && delete == Delete::Never {
+            return Err(String::from(
+                "--max-delete goes with --delete or --delete-after",
+            ));
+        }
+        let job = Job {
+            policy: policy(&args.compare),
+            one_file_system: args.compare.one_file_system,
+            delete,
+            delete_max: args.max_delete,
+            force: args.force,
+            dry_run: args.dry_run,
+            write_mode: match args.write_mode {
+                WriteModeArg::Atomic => WriteMode::Atomic,
+                WriteModeArg::Direct => WriteMode::Direct,
+            },
+            reflink: match args.reflink {
+                ReflinkArg::Auto => Reflink::Auto,
+                ReflinkArg::Always => Reflink::Always,
+                ReflinkArg::Never => Reflink::Never,
+            },
+            ..base
+        };
+        Ok(Self::with_report(job, args.report, Detail::None))
+    }
+
+    /// # Errors
+    /// A sentence that says what is wrong and what is allowed.
+    pub fn for_check(args: CheckArgs) -> Result<Self, String> {
+        let base = base_job(Task::Check, args.src, Some(args.dst), &args.engine)?;
+        let job = Job {
+            policy: policy(&args.compare),
+            one_file_system: args.compare.one_file_system,
+            delete: Delete::During,
+            dry_run: true,
+            ..base
+        };
+        Ok(Self::with_report(job, args.report, Detail::Itemized))
+    }
+
+    /// # Errors
+    /// A sentence that says what is wrong and what is allowed.
+    pub fn for_scan(args: ScanArgs) -> Result<Self, String> {
+        let base = base_job(Task::Scan, args.path, None, &args.engine)?;
+        let job = Job {
+            one_file_system: args.one_file_system,
+            ..base
+        };
+        Ok(Self::with_report(job, args.report, Detail::None))
+    }
+
+    fn with_report(job: Job, args: ReportArgs, detail: Detail) -> Self {
+        let detail = match (args.quiet, args.itemize_changes, args.verbose) {
+            (true, ..) => Detail::None,
+            (_, true, _) => Detail::Itemized,
+            (_, _, true) if detail == Detail::None => Detail::Names,
+            _ => detail,
+        };
+        let progress = match args.progress {
+            ProgressArg::Auto if args.quiet || args.json => ProgressStyle::None,
+            ProgressArg::Auto => ProgressStyle::auto(),
+            ProgressArg::Bar => ProgressStyle::Bar,
+            ProgressArg::Plain => ProgressStyle::Plain,
+            ProgressArg::None => ProgressStyle::None,
+        };
+        Self {
+            job,
+            report: ReportOptions {
+                detail,
+                json: args.json,
+                progress,
+            },
+            quiet: args.quiet,
+            stats: args.stats,
+            log_file: args.log_file,
+        }
+    }
+}
+
+fn base_job(
+    task: Task,
+    source: PathBuf,
+    dest: Option<PathBuf>,
+    engine: &EngineArgs,
+) -> Result<Job, String> {
+    if !(1..=DEPTH_MAX).contains(&engine.io_depth) {
+        let depth = engine.io_depth;
+        return Err(format!(
+            "--io-depth {depth} is out of range: 1 to {DEPTH_MAX}"
+        ));
+    }
+    let cpus = choose_cpus(engine.cores.as_deref(), &limits::allowed_cpus())?;
+    Ok(Job {
+        task,
+        source,
+        dest,
+        policy: Policy::archive(),
+        delete: Delete::Never,
+        delete_max: None,
+        force: false,
+        dry_run: false,
+        one_file_system: false,
+        write_mode: WriteMode::Atomic,
+        reflink: Reflink::Auto,
+        engine: match engine.io_engine {
+            EngineArg::Auto => EngineChoice::Auto,
+            EngineArg::Ring => EngineChoice::Ring,
+            EngineArg::Inline => EngineChoice::Inline,
+        },
+        io_depth: engine.io_depth,
+        dirs_max: cpus.len() * DIRS_PER_CORE,
+        cpus,
+        descriptors_max: limits::raise_descriptor_limit(),
+        privileged: limits::is_privileged(),
+        own_ids: limits::own_ids(),
+        umask: limits::clear_umask(),
+    })
+}
+
+fn policy(args: &CompareArgs) -> Policy {
+    let privileged = limits::is_privileged();
+    Policy {
+        compare_contents: args.checksum,
+        compare_size_only: args.size_only,
+        copy_always: args.ignore_times,
+        keep_newer: args.update,
+        only_existing: args.existing,
+        only_missing: args.ignore_existing,
+        modify_window_s: args.modify_window,
+        carry_mode: !args.no_perms,
+        carry_owner: !args.no_owner && privileged,
+        carry_group: !args.no_group,
+        // One small list for the life of the process, so that a policy can be copied freely.
+        groups_settable: (!privileged).then(|| &*limits::own_groups().leak()),
+        carry_times: !args.no_times,
+        carry_devices: !args.no_devices && privileged,
+        carry_specials: !args.no_specials,
+    }
+}
+
+/// `--cores`: a count of the allowed CPUs, or a list of some of them.
+fn choose_cpus(cores: Option<&str>, allowed: &[usize]) -> Result<Vec<usize>, String> {
+    let Some(cores) = cores else {
+        return Ok(allowed.to_vec());
+    };
+    let is_list = cores.contains([',', '-']);
+    if !is_list {
+        return match cores.trim().parse::<usize>() {
+            Ok(count) if (1..=allowed.len()).contains(&count) => Ok(allowed[..count].to_vec()),
+            _ => Err(format!(
+                "--cores {cores} is out of range: 1 to {}, or a list of CPUs such as 0,2-5",
+                allowed.len()
+            )),
+        };
+    }
+    let mut chosen = Vec::new();
+    for part in cores.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last => first..=last,
+            _ => {
+                return Err(format!(
+                    "--cores {cores}: '{part}' is neither a CPU nor a range of CPUs"
+                ));
+            }
+        };
+        if let Some(cpu) = range.clone().find(|cpu| !allowed.contains(cpu)) {
+            return Err(format!(
+                "--cores {cores}: this process may not use CPU {cpu}; it may use {allowed:?}"
+            ));
+        }
+        chosen.extend(range);
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    if chosen.is_empty() {
+        return Err(format!("--cores {cores} names no CPU"));
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_by_count_and_by_list() {
+        let allowed = [0, 2, 4, 5, 6];
+        let choose = |cores| choose_cpus(Some(cores), &allowed);
+        assert_eq!(choose_cpus(None, &allowed).unwrap(), allowed);
+        assert_eq!(choose("2").unwrap(), [0, 2]);
+        assert_eq!(choose("6,4-5,5").unwrap(), [4, 5, 6]);
+        for refused in [
+            "0",
+            "6",
+            "x",
+            "1,2",
+            "5-4",
+            "0-2",
+            ",",
+            "-1",
+            "1000000000000",
+        ] {
+            assert!(choose(refused).is_err(), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The `ringsync` command. Where things live:
+//!
+//! ```text
+//! main.rs      allocator, parse, run, exit code
+//! lib.rs       the same engine as a library
+//! cli.rs       what was typed                     config.rs   what was decided
+//! run.rs       composition root: opens the roots, starts the shards, runs the passes
+//!   run/hands.rs    where shard and transfer meet
+//! error.rs     one error type, and its class
+//! model/       pure: entry, listing, compare, action, path, tally, event
+//! control/     pure: the router between inline calls and the ring
+//! throttle/    permits, budgets, the switch that ends a run
+//! io/          operations as values; inline, ring and pool; the only unsafe code
+//! shard/       per-core executors, queues, directory visits, the index, giant directories
+//! transfer/    files, large files, symlinks and specials, deletion
+//! report/      errors, itemized changes, progress, summary, exit code
+//! ```
+//!
+//! Calls go downwards in that list only; `tests/arrows.rs` holds the code to it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use clap::{CommandFactory, Parser};
+use ringsync::cli::{Cli, Command};
+use ringsync::config::Config;
+use ringsync::io::probe;
+use ringsync::report::Reporter;
+use ringsync::report::summary::{self, exit};
+use ringsync::run::Run;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a usage error. The output may be a closed pipe.
+            let _ = error.print();
+            let code = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::DONE
+            };
+            return ExitCode::from(code);
+        }
+    };
+    let config = match cli.command {
+        Command::Sync(args) => Config::for_sync(*args),
+        Command::Check(args) => Config::for_check(*args),
+        Command::Scan(args) => Config::for_scan(*args),
+        Command::Completions { shell } => return print(&completions(shell)),
+        Command::Man => return print(&manual()),
+    };
+    match config {
+        Ok(config) => ExitCode::from(run(config)),
+        Err(message) => fail(exit::USAGE, &message),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("ringsync: {message}");
+    ExitCode::from(code)
+}
+
+fn print(text: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(text) {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(error) => fail(
+            exit::FILE_IO,
+            &format!("cannot write to standard output: {error}"),
+        ),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ringsync", &mut script);
+    script
+}
+
+/// One page: the command itself, and then each subcommand with its options.
+fn manual() -> Vec<u8> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    let mut render = |command: clap::Command| {
+        // Writing to memory cannot fail.
+        let _ = clap_mangen::Man::new(command).render(&mut page);
+    };
+    render(command.clone());
+    for subcommand in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
+        render(subcommand.clone());
+    }
+    page
+}
+
+/// Runs a job from its roots to its summary.
+fn run(config: Config) -> u8 {
+    let fail = |code: u8, message: &str| {
+        eprintln!("ringsync: {message}");
+        code
+    };
+    if let Some(path) = &config.log_file
+        && let Err(error) = start_log(path)
+    {
+        let shown = path.display();
+        return fail(
+            exit::USAGE,
+            &format!("cannot write --log-file '{shown}': {error}"),
+        );
+    }
+    if let Err(message) = probe::check_io_uring() {
+        return fail(exit::FILE_IO, &message);
+    }
+    let interrupted = match catch_signals() {
+        Ok(flag) => flag,
+        Err(error) => return fail(exit::FILE_IO, &format!("cannot catch signals: {error}")),
+    };
+    let (task, dry_run) = (config.job.task, config.job.dry_run);
+    let run = match Run::open(config.job) {
+        Ok(run) => run,
+        Err(error) => return fail(error.exit_code, &error.to_string()),
+    };
+    let reporter = Reporter::start(
+        config.report,
+        run.tallies.clone(),
+        run.cancel.clone(),
+        move || interrupted.load(SeqCst),
+    );
+    let outcome = run.execute(&reporter.sink());
+    let errors = reporter.finish();
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(error.exit_code, &error.to_string()),
+    };
+    let words = summary::words(task, dry_run, &outcome, &errors);
+    tracing::info!("{words}");
+    let mut text = String::new();
+    if config.report.json {
+        text = summary::json(task, dry_run, &outcome, &errors) + "\n";
+    } else if !config.quiet {
+        text = words + "\n";
+    }
+    if config.stats && !config.report.json {
+        text += &(summary::stats(&outcome, &errors) + "\n");
+    }
+    // The sync is done, whether or not somebody still reads about it.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    summary::exit_code(task, &outcome, &errors)
+}
+
+/// The first of these signals lets what is in flight end; the second ends the process at once.
+fn catch_signals() -> std::io::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let code = i32::from(exit::INTERRUPTED);
+        signal_hook::flag::register_conditional_shutdown(signal, code, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
+    Ok(interrupted)
+}
+
+/// Appends what is traced to a file; `RINGSYNC_LOG` chooses levels, as in `debug` or `ringsync=trace`.
+fn start_log(path: &Path) -> std::io::Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)?;
+    let filter = EnvFilter::try_from_env("RINGSYNC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::sync::Mutex::new(file))
+        .init();
+    Ok(())
+}

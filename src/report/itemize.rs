@@ -1,0 +1,123 @@
+//! Changes in rsync's itemized form: `YXcstpoguax name`, as its manual describes under `--itemize-changes`.
+
+use crate::model::path::escape;
+use crate::model::{Attrs, Item, Kind, What};
+
+/// The whole line.
+pub(super) fn line(item: &Item) -> String {
+    let name = name(item);
+    match item.what {
+        What::Delete => format!("*deleting   {name}"),
+        _ => format!("{} {name}", code(item)),
+    }
+}
+
+/// The name as the line shows it: directories end in a slash, symlinks show where they point.
+pub(super) fn name(item: &Item) -> String {
+    let mut name = if item.path.is_empty() {
+        String::from(".")
+    } else {
+        escape(&item.path)
+    };
+    if item.kind == Kind::Dir {
+        name.push('/');
+    }
+    if let Some(target) = &item.target {
+        name.push_str(" -> ");
+        name.push_str(&escape(target));
+    }
+    name
+}
+
+/// The eleven characters.
+pub(super) fn code(item: &Item) -> String {
+    let kind = match item.kind {
+        Kind::File => 'f',
+        Kind::Dir => 'd',
+        Kind::Symlink => 'L',
+        Kind::BlockDevice | Kind::CharDevice => 'D',
+        Kind::Fifo | Kind::Socket => 'S',
+    };
+    let update = match (item.what, item.kind) {
+        (What::Create | What::Replace { .. }, Kind::File) => '>',
+        (What::Create | What::Replace { .. }, _) => 'c',
+        (What::Repair(_), _) => '.',
+        (What::Delete, _) => return String::from("*deleting  "),
+    };
+    match item.what {
+        What::Replace { size, attrs } => {
+            // Files are compared by size and time, the others by what they are.
+            let contents = if item.kind == Kind::File { '.' } else { 'c' };
+            let size = if size && item.kind == Kind::File {
+                's'
+            } else {
+                '.'
+            };
+            format!("{update}{kind}{contents}{size}{}", attr_letters(attrs))
+        }
+        What::Repair(attrs) => format!("{update}{kind}..{}", attr_letters(attrs)),
+        What::Create | What::Delete => format!("{update}{kind}+++++++++"),
+    }
+}
+
+/// `tpoguax`: the last three are for attributes that are not carried.
+fn attr_letters(attrs: Attrs) -> String {
+    let letter = |attr, letter| if attrs.has(attr) { letter } else { '.' };
+    let time = letter(Attrs::TIMES, 't');
+    let mode = letter(Attrs::MODE, 'p');
+    let owner = letter(Attrs::OWNER, 'o');
+    let group = letter(Attrs::GROUP, 'g');
+    format!("{time}{mode}{owner}{group}...")
+}
+
+/// The change in a word, for JSON.
+pub(super) fn word(what: What) -> &'static str {
+    match what {
+        What::Create => "create",
+        What::Replace { .. } => "replace",
+        What::Repair(_) => "repair",
+        What::Delete => "delete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(what: What, kind: Kind, target: Option<&str>) -> Item {
+        Item {
+            what,
+            kind,
+            path: b"a/b".to_vec(),
+            target: target.map(|target| target.as_bytes().to_vec()),
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_rsync() {
+        let both = What::Replace {
+            size: true,
+            attrs: Attrs::TIMES | Attrs::MODE,
+        };
+        let owner = What::Repair(Attrs::OWNER | Attrs::GROUP);
+        let rows = [
+            (item(What::Create, Kind::File, None), ">f+++++++++ a/b"),
+            (item(What::Create, Kind::Dir, None), "cd+++++++++ a/b/"),
+            (
+                item(What::Create, Kind::Symlink, Some("x")),
+                "cL+++++++++ a/b -> x",
+            ),
+            (item(What::Create, Kind::Fifo, None), "cS+++++++++ a/b"),
+            (item(What::Delete, Kind::Dir, None), "*deleting   a/b/"),
+            (item(both, Kind::File, None), ">f.stp..... a/b"),
+            (item(owner, Kind::File, None), ".f....og... a/b"),
+            (
+                item(What::Repair(Attrs::TIMES), Kind::Dir, None),
+                ".d..t...... a/b/",
+            ),
+        ];
+        for (item, expected) in rows {
+            assert_eq!(line(&item), expected);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The end of a run: in words, as JSON, and as an exit code.
+
+use indicatif::{HumanBytes, HumanCount};
+
+use super::ErrorCounts;
+use crate::run::{Outcome, Task};
+use crate::throttle::Reason;
+
+/// Exit codes; rsync's where it has one.
+pub mod exit {
+    pub const DONE: u8 = 0;
+    pub const USAGE: u8 = 1;
+    pub const LOCATION: u8 = 3;
+    pub const FILE_IO: u8 = 11;
+    pub const INTERRUPTED: u8 = 20;
+    pub const PARTIAL: u8 = 23;
+    pub const VANISHED: u8 = 24;
+    pub const MAX_DELETE: u8 = 25;
+}
+
+/// The exit code of a run that came to an end.
+#[must_use]
+pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
+    match outcome.cancelled {
+        Some(Reason::Interrupted) => return exit::INTERRUPTED,
+        Some(Reason::Fatal | Reason::Panicked) => return exit::FILE_IO,
+        None => {}
+    }
+    if errors.fatal > 0 {
+        exit::FILE_IO
+    } else if errors.entry > 0 {
+        exit::PARTIAL
+    } else if task == Task::Check && outcome.totals.entries_differing + errors.vanished > 0 {
+        exit::PARTIAL
+    } else if outcome.deletions_refused {
+        exit::MAX_DELETE
+    } else if errors.vanished > 0 {
+        exit::VANISHED
+    } else {
+        exit::DONE
+    }
+}
+
+/// The summary as one JSON object.
+#[must_use]
+pub fn json(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) -> String {
+    let seconds = outcome.elapsed.as_secs_f64();
+    let mut object = serde_json::json!({
+        "event": "summary",
+        "task": match task { Task::Sync => "sync", Task::Check => "check", Task::Scan => "scan" },
+        "dry_run": dry_run,
+        "seconds": seconds,
+        "entries_per_second": rate(outcome.totals.entries_found, seconds),
+        "errors": errors.entry + errors.fatal,
+        "vanished": errors.vanished,
+        "exit_code": exit_code(task, outcome, errors),
+        "depth_max": outcome.depth_max,
+        "file_size_max": outcome.file_size_max,
+    });
+    if let (Some(object), Ok(serde_json::Value::Object(totals))) =
+        (object.as_object_mut(), serde_json::to_value(outcome.totals))
+    {
+        object.extend(totals);
+    }
+    object.to_string()
+}
+
+/// The summary in words.
+#[must_use]
+pub fn words(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) -> String {
+    let totals = &outcome.totals;
+    let seconds = outcome.elapsed.as_secs_f64();
+    let found = format!(
+        "{} entries in {} directories, {}",
+        HumanCount(totals.entries_found),
+        HumanCount(totals.dirs_listed),
+        HumanBytes(totals.bytes_found),
+    );
+    let speed = format!(
+        "{seconds:.2} s, {} entries/s",
+        HumanCount(rate(totals.entries_found, seconds))
+    );
+    let mut lines = Vec::new();
+    match task {
+        Task::Scan => {
+            lines.push(format!("scanned {found} in {speed}"));
+            lines.push(format!(
+                "{} files, {} directories, {} symlinks, {} specials; depth {}, largest file {}",
+                HumanCount(totals.files_found),
+                HumanCount(totals.dirs_found),
+                HumanCount(totals.symlinks_found),
+                HumanCount(totals.specials_found),
+                outcome.depth_max,
+                HumanBytes(outcome.file_size_max),
+            ));
+        }
+        Task::Check => {
+            lines.push(format!("compared {found} in {speed}"));
+            lines.push(match totals.entries_differing {
+                0 => String::from("no differences"),
+                count => format!("{} differences", HumanCount(count)),
+            });
+        }
+        Task::Sync => {
+            lines.push(format!("compared {found} in {speed}"));
+            lines.push(changes(dry_run, outcome));
+        }
+    }
+    lines.extend(troubles(outcome, errors));
+    lines.join("\n")
+}
+
+fn changes(dry_run: bool, outcome: &Outcome) -> String {
+    let totals = &outcome.totals;
+    let counts = [
+        (totals.dirs_made, "directories made"),
+        (totals.symlinks_made, "symlinks made"),
+        (totals.specials_made, "specials made"),
+        (totals.entries_repaired, "metadata repaired"),
+        (totals.entries_deleted, "deleted"),
+        (totals.strays_removed, "stray temporary files removed"),
+        (totals.entries_skipped, "skipped"),
+    ];
+    let mut text = format!(
+        "{}{} files copied ({})",
+        if dry_run {
+            "dry run, nothing changed: "
+        } else {
+            ""
+        },
+        HumanCount(totals.files_copied),
+        HumanBytes(totals.bytes_copied + totals.bytes_cloned),
+    );
+    for (count, what) in counts {
+        if count > 0 {
+            text.push_str(&format!(", {} {what}", HumanCount(count)));
+        }
+    }
+    text.push_str(&format!(
+        ", {} equal already",
+        HumanCount(totals.entries_equal)
+    ));
+    text
+}
+
+fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
+    let mut lines = Vec::new();
+    let failed = errors.entry + errors.fatal;
+    if failed > 0 {
+        lines.push(format!(
+            "{} errors: some entries were not synced",
+            HumanCount(failed)
+        ));
+    }
+    if errors.vanished > 0 {
+        lines.push(format!(
+            "{} source entries vanished",
+            HumanCount(errors.vanished)
+        ));
+    }
+    if errors.unprinted > 0 {
+        lines.push(format!(
+            "{} of these were not printed",
+            HumanCount(errors.unprinted)
+        ));
+    }
+    if outcome.deletions_refused {
+        lines.push(String::from(
+            "--max-delete was reached: some names stay that the source lacks",
+        ));
+    }
+    match outcome.cancelled {
+        Some(Reason::Interrupted) => {
+            lines.push(String::from("interrupted: the same command continues"))
+        }
+        Some(Reason::Fatal) => {
+            lines.push(String::from("stopped early: the destination takes no more"))
+        }
+        Some(Reason::Panicked) => lines.push(String::from("stopped early by a bug in ringsync")),
+        None => {}
+    }
+    lines
+}
+
+/// Every counter by name, for `--stats`.
+#[must_use]
+pub fn stats(outcome: &Outcome, errors: &ErrorCounts) -> String {
+    let mut lines = Vec::new();
+    if let Ok(serde_json::Value::Object(totals)) = serde_json::to_value(outcome.totals) {
+        for (name, value) in totals {
+            lines.push(format!("{:<20} {value:>16}", name.replace('_', " ")));
+        }
+    }
+    for (name, value) in [
+        ("errors", errors.entry + errors.fatal),
+        ("vanished", errors.vanished),
+        ("depth max", outcome.depth_max),
+        ("file size max", outcome.file_size_max),
+    ] {
+        lines.push(format!("{name:<20} {value:>16}"));
+    }
+    lines.join("\n")
+}
+
+fn rate(count: u64, seconds: f64) -> u64 {
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    // A rate for the eye.
+    let rate = (count as f64 / seconds.max(1e-9)) as u64;
+    rate
+}

@@ -1,0 +1,473 @@
+//! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
+
+mod hands;
+pub mod limits;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_utils::CachePadded;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode as FileMode;
+
+use crate::io::ring::RingOptions;
+use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
+use crate::model::tally::Totals;
+use crate::model::{Policy, Sink, Tally, Time};
+use crate::shard::pool::PoolOptions;
+use crate::shard::{self, Mode, Node, Presence, Shard, Shared, StrayRule};
+use crate::throttle::{Budget, Cancel, Reason};
+use crate::transfer::{Lane, LaneOptions, Reflink, WriteMode, temp};
+use hands::{HandsOptions, LaneHands};
+
+/// Directories in transfer at once on one shard. They hold their plan meanwhile.
+const TRANSFERS_MAX: usize = 8;
+/// Kernel workers of all rings together: beyond this, latency grows and throughput does not.
+const RING_WORKERS_TOTAL_MAX: usize = 512;
+const RING_WORKERS_EACH_MAX: usize = 128;
+/// Threads of all blocking pools together, besides one sleeper each.
+const BLOCKING_THREADS_TOTAL_MAX: usize = 128;
+const BLOCKING_THREADS_EACH_MAX: usize = 16;
+/// The share of the descriptor limit that directories kept open for their children may use.
+const HANDLES_SHARE: u64 = 2;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Make the destination equal to the source.
+    Sync,
+    /// Tell how the destination differs, and change nothing.
+    Check,
+    /// Crawl the source and count.
+    Scan,
+}
+
+/// When names that the source lacks are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delete {
+    Never,
+    /// With their directory, before anything is copied into it.
+    During,
+    /// In a second pass, when everything has been copied.
+    After,
+}
+
+/// A job, wholly decided.
+#[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is one switch of the command line, and they combine freely.
+pub struct Job {
+    pub task: Task,
+    pub source: PathBuf,
+    /// Absent for a scan.
+    pub dest: Option<PathBuf>,
+    pub policy: Policy,
+    pub delete: Delete,
+    /// The most entries to delete.
+    pub delete_max: Option<usize>,
+    /// Full directories that are in the way may go.
+    pub force: bool,
+    pub dry_run: bool,
+    pub one_file_system: bool,
+    pub write_mode: WriteMode,
+    pub reflink: Reflink,
+    pub engine: EngineChoice,
+    /// Operations in flight on each ring.
+    pub io_depth: u32,
+    /// One shard for each.
+    pub cpus: Vec<usize>,
+    /// Directories in work at once over all shards.
+    pub dirs_max: usize,
+    /// The limit of open descriptors.
+    pub descriptors_max: u64,
+    pub privileged: bool,
+    /// Owner and group of files made by this process.
+    pub own_ids: (u32, u32),
+    pub umask: u32,
+}
+
+/// A job that cannot begin: nothing was changed. Exit code 3, or 1 when the machine refuses the engine.
+#[derive(Debug)]
+pub struct StartError {
+    pub exit_code: u8,
+    message: String,
+}
+
+impl StartError {
+    fn location(message: String) -> Self {
+        Self {
+            exit_code: 3,
+            message,
+        }
+    }
+
+    fn engine(message: String) -> Self {
+        Self {
+            exit_code: 11,
+            message,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Makes the two filesystems of a shard, on its executor.
+pub type FsMaker = Arc<dyn Fn() -> Result<(Rc<dyn Fs>, Rc<dyn Fs>), String> + Send + Sync>;
+
+/// Where a job works: open roots, and the filesystems they are on.
+#[derive(Clone)]
+pub struct Roots {
+    pub source: Handle,
+    /// Absent for a scan, and for a dry run into a directory that does not exist.
+    pub dest: Option<Handle>,
+    /// Device and inode of the destination root.
+    pub dest_identity: Option<(u64, u64)>,
+    pub fs: FsMaker,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub totals: Totals,
+    pub elapsed: Duration,
+    pub depth_max: u64,
+    pub file_size_max: u64,
+    /// `--max-delete` kept something from being deleted.
+    pub deletions_refused: bool,
+    /// Why it ended early.
+    pub cancelled: Option<Reason>,
+}
+
+/// A job that has its roots open and its counters ready, so that others can watch it run.
+pub struct Run {
+    job: Job,
+    roots: Roots,
+    pub tallies: Arc<[CachePadded<Tally>]>,
+    pub cancel: Arc<Cancel>,
+}
+
+impl Run {
+    /// Opens the roots of a job between local trees. Makes the destination directory when it is missing.
+    ///
+    /// # Errors
+    /// With exit code 3 when a root cannot be used.
+    pub fn open(job: Job) -> Result<Self, StartError> {
+        let roots = open_roots(&job)?;
+        Ok(Self::with_roots(job, roots))
+    }
+
+    /// A job on roots and filesystems of the caller's.
+    #[must_use]
+    pub fn with_roots(job: Job, roots: Roots) -> Self {
+        let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
+        Self {
+            job,
+            roots,
+            tallies,
+            cancel: Arc::default(),
+        }
+    }
+
+    /// Runs all passes to their end.
+    ///
+    /// # Errors
+    /// When the executors cannot be started, or one of them is lost.
+    pub fn execute(&self, sink: &Arc<dyn Sink>) -> Result<Outcome, StartError> {
+        let started = Instant::now();
+        let deletions_refused = Arc::new(AtomicBool::new(false));
+        let hands = HandsOptions {
+            dry_run: self.job.dry_run || self.job.task == Task::Check,
+            may_supplant_trees: self.job.force || self.job.delete != Delete::Never,
+            privileged: self.job.privileged,
+            deletions: self.job.delete_max.map(Budget::new),
+            deletions_refused: deletions_refused.clone(),
+        };
+        let (mode, delete) = match self.job.task {
+            Task::Scan => (Mode::Scan, false),
+            _ => (Mode::Sync, self.job.delete == Delete::During),
+        };
+        let shared = self.pass(mode, delete, &hands, sink)?;
+        if self.job.delete == Delete::After && !self.cancel.is_set() {
+            self.pass(Mode::DeleteOnly, true, &hands, sink)?;
+        }
+        Ok(Outcome {
+            totals: Totals::sum(self.tallies.iter().map(|tally| &**tally)),
+            elapsed: started.elapsed(),
+            depth_max: shared.depth_max.load(SeqCst),
+            file_size_max: shared.file_size_max.load(SeqCst),
+            deletions_refused: deletions_refused.load(SeqCst),
+            cancelled: self.cancel.reason(),
+        })
+    }
+
+    /// One crawl over the tree.
+    fn pass(
+        &self,
+        mode: Mode,
+        delete: bool,
+        hands: &HandsOptions,
+        sink: &Arc<dyn Sink>,
+    ) -> Result<Arc<Shared>, StartError> {
+        let (shared, inboxes) = Shared::new(
+            self.shard_options(mode, delete),
+            Budget::new(
+                usize::try_from(self.job.descriptors_max / HANDLES_SHARE).unwrap_or(usize::MAX),
+            ),
+            self.tallies.clone(),
+            self.cancel.clone(),
+            sink.clone(),
+        );
+        let presence = match (mode, &self.roots.dest) {
+            (Mode::Scan, _) | (_, None) => Presence::Absent,
+            _ => Presence::Existing,
+        };
+        let root = Node::root(&self.roots.source, self.roots.dest.as_ref(), presence);
+        let first = Arc::new(std::sync::Mutex::new(Some(root)));
+        let seed = seed();
+        let body = {
+            let (shared, hands, fs) = (shared.clone(), hands.clone(), self.roots.fs.clone());
+            let lane_options = self.lane_options();
+            move |id: usize| {
+                let (shared, hands, fs) = (shared.clone(), hands.clone(), fs.clone());
+                let (inbox, first) = (inboxes[id].clone(), first.clone());
+                async move {
+                    let (source, dest) = match fs() {
+                        Ok(pair) => pair,
+                        Err(message) => panic!("{message}"),
+                    };
+                    let lane_seed = seed.wrapping_add((id as u64) << 32);
+                    let lane = Lane::new(source.clone(), dest.clone(), lane_options, lane_seed);
+                    let hands = Rc::new(LaneHands {
+                        lane,
+                        options: hands,
+                    });
+                    let root = match first.lock() {
+                        Ok(mut first) if id == 0 => first.take(),
+                        _ => None,
+                    };
+                    let shard = Shard::new(id, shared, source, dest, hands);
+                    shard::run(shard, inbox, root).await;
+                }
+            }
+        };
+        let options = PoolOptions {
+            cpus: self.job.cpus.clone(),
+            blocking_threads: 1 + per_shard(
+                BLOCKING_THREADS_TOTAL_MAX,
+                BLOCKING_THREADS_EACH_MAX,
+                self.job.cpus.len(),
+            ),
+        };
+        shard::pool::run(&options, &shared, body).map_err(StartError::engine)?;
+        Ok(shared)
+    }
+
+    fn shard_options(&self, mode: Mode, delete: bool) -> shard::Options {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let strays = (mode == Mode::Sync && self.job.task == Task::Sync).then_some(StrayRule {
+            is_temp_name: temp::is_temp_name,
+            before: Time {
+                sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+                nsec: now.subsec_nanos(),
+            },
+        });
+        shard::Options {
+            mode,
+            policy: self.job.policy,
+            delete,
+            one_file_system: self.job.one_file_system,
+            dest_root: self.roots.dest_identity,
+            strays,
+            transfers_max: TRANSFERS_MAX,
+            dirs_max: self.job.dirs_max,
+        }
+    }
+
+    fn lane_options(&self) -> LaneOptions {
+        LaneOptions {
+            policy: self.job.policy,
+            write_mode: self.job.write_mode,
+            reflink: self.job.reflink,
+            own_ids: self.job.own_ids,
+            umask: self.job.umask,
+        }
+    }
+}
+
+/// A share of a total for each of `shards`, at least 1 and at most `each_max`.
+fn per_shard(total_max: usize, each_max: usize, shards: usize) -> usize {
+    (total_max / shards.max(1)).clamp(1, each_max)
+}
+
+/// What makes temporary names of this run unlike those of others: time and process, mixed.
+fn seed() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let nanos = u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
+    nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(std::process::id()) << 32)
+}
+
+fn open_roots(job: &Job) -> Result<Roots, StartError> {
+    let source = open_root(&job.source, "source")?;
+    let mut dest = None;
+    if let Some(path) = &job.dest {
+        dest = open_dest(job, path)?;
+        if let Some(dest) = &dest {
+            refuse_overlap(job, &source, path, dest)?;
+        }
+    }
+    let options = LocalFsOptions {
+        engine: job.engine,
+        ring: RingOptions {
+            depth_max: job.io_depth,
+            workers_max: u32::try_from(per_shard(
+                RING_WORKERS_TOTAL_MAX,
+                RING_WORKERS_EACH_MAX,
+                job.cpus.len(),
+            ))
+            .unwrap_or(1),
+        },
+    };
+    let fs: FsMaker = Arc::new(move || {
+        let fs =
+            LocalFs::start(options).map_err(|error| format!("cannot set up io_uring: {error}"))?;
+        let fs: Rc<dyn Fs> = Rc::new(fs);
+        Ok((fs.clone(), fs))
+    });
+    Ok(Roots {
+        dest_identity: dest.as_ref().map(|root| (root.dev, root.ino)),
+        source: source.into_handle(),
+        dest: dest.map(OpenRoot::into_handle),
+        fs,
+    })
+}
+
+/// An open root directory with its identity and its canonical path.
+struct OpenRoot {
+    fd: OwnedFd,
+    dev: u64,
+    ino: u64,
+    canonical: PathBuf,
+}
+
+impl OpenRoot {
+    fn into_handle(self) -> Handle {
+        Handle::new(self.fd, self.dev)
+    }
+}
+
+/// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.
+fn open_root(path: &Path, side: &str) -> Result<OpenRoot, StartError> {
+    let shown = path.display();
+    let fail = |errno: Errno| {
+        StartError::location(match errno {
+            Errno::ENOENT => format!("{side} '{shown}' does not exist"),
+            Errno::ENOTDIR => format!(
+                "{side} '{shown}' is not a directory; ringsync works on the contents of directories"
+            ),
+            errno => format!("cannot open {side} '{shown}': {}", errno.desc()),
+        })
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = open(path, flags, FileMode::empty()).map_err(fail)?;
+    let of_io = |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+    let file = std::fs::File::from(fd);
+    let meta = file.metadata().map_err(of_io)?;
+    let canonical = path.canonicalize().map_err(of_io)?;
+    Ok(OpenRoot {
+        fd: file.into(),
+        dev: meta.dev(),
+        ino: meta.ino(),
+        canonical,
+    })
+}
+
+/// Opens the destination, and makes its last component when it is missing and the job may write.
+fn open_dest(job: &Job, path: &Path) -> Result<Option<OpenRoot>, StartError> {
+    let missing = matches!(std::fs::metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+    if missing {
+        if job.task == Task::Check {
+            return open_root(path, "destination").map(Some);
+        }
+        if job.dry_run {
+            return Ok(None);
+        }
+        refuse_inside(job, path)?;
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+        made.map_err(|error| {
+            let shown = path.display();
+            StartError::location(match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    format!(
+                        "cannot make destination '{shown}': its parent directory does not exist"
+                    )
+                }
+                _ => format!("cannot make destination '{shown}': {error}"),
+            })
+        })?;
+    }
+    open_root(path, "destination").map(Some)
+}
+
+/// A destination that is to be made must not be made inside the source.
+fn refuse_inside(job: &Job, dest: &Path) -> Result<(), StartError> {
+    let parent = match dest.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    let (Ok(parent), Ok(source)) = (parent.canonicalize(), job.source.canonicalize()) else {
+        return Ok(());
+    };
+    if parent.starts_with(source) {
+        return Err(inside(dest));
+    }
+    Ok(())
+}
+
+fn inside(dest: &Path) -> StartError {
+    StartError::location(format!(
+        "destination '{}' lies inside the source, so it would be copied into itself; choose one outside",
+        dest.display()
+    ))
+}
+
+fn refuse_overlap(
+    job: &Job,
+    source: &OpenRoot,
+    path: &Path,
+    dest: &OpenRoot,
+) -> Result<(), StartError> {
+    if (source.dev, source.ino) == (dest.dev, dest.ino) {
+        return Err(StartError::location(format!(
+            "source and destination are the same directory: '{}'",
+            path.display()
+        )));
+    }
+    if dest.canonical.starts_with(&source.canonical) {
+        return Err(inside(path));
+    }
+    if job.delete != Delete::Never && source.canonical.starts_with(&dest.canonical) {
+        return Err(StartError::location(format!(
+            "the source lies inside destination '{}', so deleting there would delete the source; leave out --delete or choose another destination",
+            path.display()
+        )));
+    }
+    Ok(())
+}
