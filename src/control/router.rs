@@ -2,11 +2,15 @@
 //! the blocking pool) while they block.
 //!
 //! ```text
-//!            a window of inline calls costs ENGAGE_NS or more on average
-//!   Inline ────────────────────────────────────────────────────────────> Concurrent
-//!          <────────────────────────────────────────────────────────────
-//!            PROBES_TO_RELEASE probes in a row, each under RELEASE_NS
+//!            a window of inline calls costs ENGAGE_NS or more on average, slept for
+//!   Inline ────────────────────────────────────────────────────────────────────────> Concurrent
+//!          <────────────────────────────────────────────────────────────────────────
+//!            PROBES_TO_RELEASE probes in a row that did not sleep or took under RELEASE_NS
 //! ```
+//!
+//! A call that took long may have waited for its device, or the thread may only have been preempted on a busy machine,
+//! where more threads are the last thing to help. So a first slow call is a suspicion; from then on the caller
+//! looks whether calls sleep (voluntary context switches of the thread), and only those that do are counted.
 //!
 //! While concurrent, latencies say little about the device (they include queueing), so now and then one operation is
 //! run inline as a probe.
@@ -46,6 +50,19 @@ pub enum Route {
     Concurrent,
 }
 
+/// One inline run of system calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// All calls together.
+    pub elapsed: Duration,
+    /// System calls: at least 1.
+    pub calls: u64,
+    /// Bytes of file contents that they moved.
+    pub bytes: u64,
+    /// Whether the thread slept meanwhile, where that was looked at.
+    pub slept: Option<bool>,
+}
+
 /// The router of one filesystem on one shard. Time is passed in, as a duration since any fixed moment.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
@@ -57,6 +74,8 @@ enum State {
     Inline {
         calls: u64,
         sum_ns: u64,
+        /// A call of this window was slow, so the next ones are watched.
+        suspicious: bool,
     },
     Concurrent {
         probe_at: Duration,
@@ -69,6 +88,7 @@ impl Default for State {
         Self::Inline {
             calls: 0,
             sum_ns: 0,
+            suspicious: false,
         }
     }
 }
@@ -76,7 +96,7 @@ impl Default for State {
 impl Router {
     fn check(&self) {
         match self.state {
-            State::Inline { calls, sum_ns } => {
+            State::Inline { calls, sum_ns, .. } => {
                 debug_assert!(calls < WINDOW && sum_ns < ENGAGE_NS * WINDOW);
             }
             State::Concurrent { fast_probes, .. } => debug_assert!(fast_probes < PROBES_TO_RELEASE),
@@ -87,6 +107,15 @@ impl Router {
     #[must_use]
     pub fn is_concurrent(&self) -> bool {
         matches!(self.state, State::Concurrent { .. })
+    }
+
+    /// Whether [`Router::on_inline`] wants to know of the next call if it slept. Looking costs a system call.
+    #[must_use]
+    pub fn wants_proof(&self) -> bool {
+        match self.state {
+            State::Inline { suspicious, .. } => suspicious,
+            State::Concurrent { .. } => true,
+        }
     }
 
     /// The route for an operation that starts at `now`. A probe is due at most once an interval: asking moves it.
@@ -102,17 +131,31 @@ impl Router {
         }
     }
 
-    /// An inline run ended at `now`: `calls` system calls (at least 1) that moved `bytes` took `elapsed` together.
-    pub fn on_inline(&mut self, now: Duration, elapsed: Duration, calls: u64, bytes: u64) {
+    /// An inline run ended at `now`.
+    pub fn on_inline(&mut self, now: Duration, sample: &Sample) {
         self.check();
-        let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        let calls_made = calls.max(1);
-        let per_call_ns = elapsed_ns.saturating_sub(bytes.saturating_mul(NS_PER_BYTE)) / calls_made;
+        let elapsed_ns = u64::try_from(sample.elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let moving_ns = sample.bytes.saturating_mul(NS_PER_BYTE);
+        let calls_made = sample.calls.max(1);
+        let mut per_call_ns = elapsed_ns.saturating_sub(moving_ns) / calls_made;
+        if sample.slept == Some(false) {
+            per_call_ns = 0;
+        }
         match &mut self.state {
-            State::Inline { calls, sum_ns } => {
+            State::Inline {
+                calls,
+                sum_ns,
+                suspicious,
+            } => {
                 let weight = calls_made.min(WINDOW);
-                *sum_ns += per_call_ns.min(SAMPLE_NS_MAX) * weight;
                 *calls += weight;
+                if sample.slept == Some(true) {
+                    *sum_ns += per_call_ns.min(SAMPLE_NS_MAX) * weight;
+                } else if per_call_ns >= ENGAGE_NS && !*suspicious {
+                    // The window begins anew, and is watched.
+                    *suspicious = true;
+                    *calls = 0;
+                }
                 if *sum_ns >= ENGAGE_NS * WINDOW {
                     self.state = State::Concurrent {
                         probe_at: now + PROBE_INTERVAL,
@@ -146,6 +189,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sample(elapsed: Duration, calls: u64, bytes: u64, slept: Option<bool>) -> Sample {
+        Sample {
+            elapsed,
+            calls,
+            bytes,
+            slept,
+        }
+    }
+
     /// Runs `count` operations of a constant latency, one after another, and counts changes of state.
     fn run(router: &mut Router, now: &mut Duration, count: u32, latency: Duration) -> u32 {
         let mut changes = 0;
@@ -155,7 +207,8 @@ mod tests {
             // Concurrent operations overlap; what matters is that time passes.
             *now += latency;
             if route == Route::Inline {
-                router.on_inline(*now, latency, 1, 0);
+                let slept = router.wants_proof().then_some(latency > FAST);
+                router.on_inline(*now, &sample(latency, 1, 0, slept));
             }
             changes += u32::from(router.is_concurrent() != before);
         }
@@ -168,7 +221,7 @@ mod tests {
     #[test]
     fn a_blocking_filesystem_is_noticed_within_a_few_calls() {
         let (mut router, mut now) = (Router::default(), Duration::ZERO);
-        assert_eq!(run(&mut router, &mut now, 4, SLOW), 1);
+        assert_eq!(run(&mut router, &mut now, 5, SLOW), 1);
         assert!(router.is_concurrent());
     }
 
@@ -202,7 +255,7 @@ mod tests {
         let mut router = Router::default();
         for i in 1..1000 {
             let now = Duration::from_millis(i);
-            router.on_inline(now, Duration::from_millis(1), 1, 4 << 20);
+            router.on_inline(now, &sample(SLOW, 1, 4 << 20, Some(true)));
         }
         assert!(!router.is_concurrent());
     }
@@ -210,8 +263,18 @@ mod tests {
     #[test]
     fn a_batch_counts_by_its_mean() {
         let mut router = Router::default();
-        router.on_inline(SLOW, Duration::from_millis(64), 64, 0);
+        router.on_inline(SLOW, &sample(SLOW * 64, 64, 0, Some(true)));
         assert!(router.is_concurrent());
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_a_slow_filesystem() {
+        let mut router = Router::default();
+        for i in 0..10_000 {
+            let slept = router.wants_proof().then_some(false);
+            router.on_inline(SLOW * i, &sample(SLOW, 1, 0, slept));
+        }
+        assert!(!router.is_concurrent());
     }
 
     proptest! {
@@ -244,7 +307,9 @@ mod tests {
                         }
                         slow_probe_before = Some(now);
                     }
-                    router.on_inline(now, Duration::from_nanos(elapsed_ns), calls, bytes);
+                    let elapsed = Duration::from_nanos(elapsed_ns);
+                    let slept = router.wants_proof().then_some(elapsed_ns % 2 == 0);
+                    router.on_inline(now, &sample(elapsed, calls, bytes, slept));
                     if !router.is_concurrent() {
                         slow_probe_before = None;
                     }

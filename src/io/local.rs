@@ -6,10 +6,12 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 use super::inline;
 use super::op::{Fs, Handle, Op, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
-use crate::control::router::{Route, Router};
+use crate::control::router::{Route, Router, Sample};
 use crate::model::Listing;
 
 /// Inline statx calls between two looks at the clock: the clock costs a twentieth of one call.
@@ -78,21 +80,36 @@ impl LocalFs {
 
     fn run_measured(&self, op: Op, started: Duration) -> Outcome {
         let dev = op.dev();
+        let watch = self.watch(dev, started);
         let outcome = inline::run(op);
         let bytes = match &outcome {
             Ok(Reply::Moved(_, count)) => *count as u64,
             Ok(Reply::Copied(count)) => *count,
             _ => 0,
         };
-        self.measured(dev, started, 1, bytes);
+        self.measured(dev, &watch, 1, bytes);
         outcome
     }
 
-    fn measured(&self, dev: u64, started: Duration, calls: u64, bytes: u64) -> Duration {
+    /// Begins to measure inline calls on a filesystem.
+    fn watch(&self, dev: u64, started: Duration) -> Watch {
+        let wants_proof = self.with_router(dev, |router| router.wants_proof());
+        Watch {
+            started,
+            sleeps: wants_proof.then(sleeps_of_thread),
+        }
+    }
+
+    /// Tells the router what was measured. Returns the time now.
+    fn measured(&self, dev: u64, watch: &Watch, calls: u64, bytes: u64) -> Duration {
         let ended = self.started.elapsed();
-        self.with_router(dev, |router| {
-            router.on_inline(ended, ended - started, calls, bytes);
-        });
+        let sample = Sample {
+            elapsed: ended - watch.started,
+            calls,
+            bytes,
+            slept: watch.sleeps.map(|before| sleeps_of_thread() > before),
+        };
+        self.with_router(dev, |router| router.on_inline(ended, &sample));
         ended
     }
 
@@ -112,15 +129,28 @@ impl LocalFs {
                 });
             }
             let end = range.end.min(start + STAT_SLICE);
+            let watch = self.watch(dev, now);
             let calls = inline::stat_many(&dir, &mut listing, start..end);
             if calls > 0 {
-                now = self.measured(dev, now, calls, 0);
+                now = self.measured(dev, &watch, calls, 0);
             }
             start = end;
         }
         let more = false;
         Pending::ready(Ok(Reply::Listed { listing, more }))
     }
+}
+
+/// Inline calls being measured.
+struct Watch {
+    started: Duration,
+    /// How often the thread had slept before, when the router wants to know.
+    sleeps: Option<i64>,
+}
+
+/// Voluntary context switches of this thread so far.
+fn sleeps_of_thread() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
 impl Fs for LocalFs {
