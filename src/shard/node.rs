@@ -229,6 +229,43 @@ pub struct Dirs {
     pub dest: Option<Handle>,
 }
 
+/// Opens the directory of `node` for one listing. The root's own descriptor stays at its start for the passes to come:
+/// the root is opened anew, and so gets its attributes like every other directory.
+///
+/// # Errors
+/// With the path of the directory that could not be opened: `node` or an ancestor.
+pub(super) async fn open_to_list(
+    shard: &Shard,
+    node: &Arc<Node>,
+    side: Side,
+) -> Result<Handle, Error> {
+    let handle = open(shard, node, side).await?;
+    if node.parent.is_some() {
+        return Ok(handle);
+    }
+    let (handle, meta) = open_below(shard, handle, c".".to_owned(), side, node).await?;
+    node.set_meta(side, meta);
+    Ok(handle)
+}
+
+async fn open_below(
+    shard: &Shard,
+    at: Handle,
+    name: CString,
+    side: Side,
+    node: &Node,
+) -> Result<(Handle, Meta), Error> {
+    let fs = match side {
+        Side::Source => &shard.source,
+        Side::Destination => &shard.dest,
+    };
+    match fs.start(Op::OpenDir { at, name }).await {
+        Ok(Reply::Opened(opened, meta)) => Ok((opened, meta)),
+        Ok(other) => unreachable!("an open does not reply {other:?}"),
+        Err(OpError { kind, errno }) => Err(Error::errno(kind, side, node.path(), errno)),
+    }
+}
+
 /// Opens the directory of `node` on one side. Each step opens one name below an open directory and follows no symlink, so a
 /// tree that is changed under us cannot lead outside; it starts at the nearest ancestor whose descriptor is still
 /// open, usually the parent.
@@ -249,19 +286,7 @@ pub async fn open(shard: &Shard, node: &Arc<Node>, side: Side) -> Result<Handle,
         }
     };
     while let Some(next) = to_open.pop() {
-        let name = next.name.clone();
-        let op = Op::OpenDir { at: handle, name };
-        let fs = match side {
-            Side::Source => &shard.source,
-            Side::Destination => &shard.dest,
-        };
-        let (opened, meta) = match fs.start(op).await {
-            Ok(Reply::Opened(opened, meta)) => (opened, meta),
-            Ok(other) => unreachable!("an open does not reply {other:?}"),
-            Err(OpError { kind, errno }) => {
-                return Err(Error::errno(kind, side, next.path(), errno));
-            }
-        };
+        let (opened, meta) = open_below(shard, handle, next.name.clone(), side, next).await?;
         next.set_meta(side, meta);
         if let Some(lease) = shard.shared.handles.lease() {
             let slot = &next.slot(side).handle;

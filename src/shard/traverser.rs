@@ -196,9 +196,11 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         if node.presence == Presence::Absent {
             return Ok(None);
         }
-        node::open(shard, node, Side::Destination).await.map(Some)
+        node::open_to_list(shard, node, Side::Destination)
+            .await
+            .map(Some)
     };
-    let open_source = node::open(shard, node, Side::Source);
+    let open_source = node::open_to_list(shard, node, Side::Source);
     let (source, dest) = futures_util::future::join(open_source, open_dest).await;
     let source = match source {
         Ok(source) => source,
@@ -215,10 +217,6 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
             return None;
         }
     };
-    stat_root(shard, node, Side::Source, &source).await?;
-    if let Some(dest) = &dest {
-        stat_root(shard, node, Side::Destination, dest).await?;
-    }
     let identity = node.meta(Side::Source).map(|meta| (meta.dev, meta.ino));
     if identity.is_some() && identity == shard.shared.options.dest_root {
         let cause = Cause::LoopIntoDestination;
@@ -236,29 +234,6 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         source: Some(source),
         dest,
     })
-}
-
-/// The roots were opened before the run, so their attributes are asked for here.
-async fn stat_root(shard: &Shard, node: &Arc<Node>, side: Side, handle: &Handle) -> Option<()> {
-    if node.meta(side).is_some() {
-        return Some(());
-    }
-    let fs = match side {
-        Side::Source => &shard.source,
-        Side::Destination => &shard.dest,
-    };
-    let target = Target::Open(handle.clone());
-    match fs.start(Op::Stat { target }).await {
-        Ok(Reply::Meta(meta)) => {
-            node.set_meta(side, meta);
-            Some(())
-        }
-        Ok(other) => unreachable!("a stat does not reply {other:?}"),
-        Err(error) => {
-            shard.report(Error::errno(error.kind, side, node.path(), error.errno));
-            None
-        }
-    }
 }
 
 /// A source directory that cannot be opened may still tell its attributes, which its copy then gets.
