@@ -5,13 +5,14 @@ pub mod limits;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use async_channel::Receiver;
 use crossbeam_utils::CachePadded;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -22,7 +23,7 @@ use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
 use crate::model::tally::Totals;
 use crate::model::{Policy, Sink, Tally, Time};
 use crate::shard::pool::PoolOptions;
-use crate::shard::{self, Mode, Node, Presence, Shard, Shared, StrayRule};
+use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Reason};
 use crate::transfer::{Lane, LaneOptions, Reflink, WriteMode, temp};
 use hands::{HandsOptions, LaneHands};
@@ -234,33 +235,14 @@ impl Run {
             _ => Presence::Existing,
         };
         let root = Node::root(&self.roots.source, self.roots.dest.as_ref(), presence);
-        let first = Arc::new(std::sync::Mutex::new(Some(root)));
-        let seed = seed();
-        let body = {
-            let (shared, hands, fs) = (shared.clone(), hands.clone(), self.roots.fs.clone());
-            let lane_options = self.lane_options();
-            move |id: usize| {
-                let (shared, hands, fs) = (shared.clone(), hands.clone(), fs.clone());
-                let (inbox, first) = (inboxes[id].clone(), first.clone());
-                async move {
-                    let (source, dest) = match fs() {
-                        Ok(pair) => pair,
-                        Err(message) => panic!("{message}"),
-                    };
-                    let lane_seed = seed.wrapping_add((id as u64) << 32);
-                    let lane = Lane::new(source.clone(), dest.clone(), lane_options, lane_seed);
-                    let hands = Rc::new(LaneHands {
-                        lane,
-                        options: hands,
-                    });
-                    let root = match first.lock() {
-                        Ok(mut first) if id == 0 => first.take(),
-                        _ => None,
-                    };
-                    let shard = Shard::new(id, shared, source, dest, hands);
-                    shard::run(shard, inbox, root).await;
-                }
-            }
+        let crew = Crew {
+            shared: shared.clone(),
+            inboxes,
+            root,
+            hands: hands.clone(),
+            lane: self.lane_options(),
+            fs: self.roots.fs.clone(),
+            seed: seed(),
         };
         let options = PoolOptions {
             cpus: self.job.cpus.clone(),
@@ -270,7 +252,8 @@ impl Run {
                 self.job.cpus.len(),
             ),
         };
-        shard::pool::run(&options, &shared, body).map_err(StartError::engine)?;
+        shard::pool::run(&options, &shared, move |id| crew.clone().run(id))
+            .map_err(StartError::engine)?;
         Ok(shared)
     }
 
@@ -305,6 +288,35 @@ impl Run {
             own_ids: self.job.own_ids,
             umask: self.job.umask,
         }
+    }
+}
+
+/// What each shard is made from, on its own executor.
+#[derive(Clone)]
+struct Crew {
+    shared: Arc<Shared>,
+    inboxes: Vec<Receiver<Message>>,
+    root: Arc<Node>,
+    hands: HandsOptions,
+    lane: LaneOptions,
+    fs: FsMaker,
+    seed: u64,
+}
+
+impl Crew {
+    /// Sets up a shard and runs it to the end. The first shard begins with the root.
+    async fn run(self, id: usize) -> Result<(), String> {
+        let (source, dest) = (self.fs)()?;
+        let seed = self.seed.wrapping_add((id as u64) << 32);
+        let lane = Lane::new(source.clone(), dest.clone(), self.lane, seed);
+        let hands = Rc::new(LaneHands {
+            lane,
+            options: self.hands,
+        });
+        let shard = Shard::new(id, self.shared, source, dest, hands);
+        let root = (id == 0).then_some(self.root);
+        shard::run(shard, self.inboxes[id].clone(), root).await;
+        Ok(())
     }
 }
 
@@ -408,7 +420,6 @@ fn open_dest(job: &Job, path: &Path) -> Result<Option<OpenRoot>, StartError> {
             return Ok(None);
         }
         refuse_inside(job, path)?;
-        use std::os::unix::fs::DirBuilderExt;
         let made = std::fs::DirBuilder::new().mode(0o700).create(path);
         made.map_err(|error| {
             let shown = path.display();

@@ -244,7 +244,7 @@ mod tests {
         while router.is_concurrent() {
             run(&mut router, &mut now, 100, FAST);
             assert!(
-                now - warm_since < Duration::from_secs(1),
+                now < warm_since + Duration::from_secs(1),
                 "release takes too long"
             );
         }
@@ -303,7 +303,7 @@ mod tests {
                 if router.route(now) == Route::Inline {
                     if was_concurrent {
                         if let Some(before) = slow_probe_before {
-                            prop_assert!(now - before >= PROBE_INTERVAL_FAST);
+                            prop_assert!(now >= before + PROBE_INTERVAL_FAST);
                         }
                         slow_probe_before = Some(now);
                     }

@@ -59,13 +59,11 @@ impl LocalFs {
 
     fn with_router<T>(&self, dev: u64, f: impl FnOnce(&mut Router) -> T) -> T {
         let mut routers = self.routers.borrow_mut();
-        let at = match routers.iter().position(|(known, _)| *known == dev) {
-            Some(at) => at,
-            None => {
-                routers.push((dev, Router::default()));
-                routers.len() - 1
-            }
-        };
+        let known = routers.iter().position(|(known, _)| *known == dev);
+        let at = known.unwrap_or_else(|| {
+            routers.push((dev, Router::default()));
+            routers.len() - 1
+        });
         f(&mut routers[at].1)
     }
 
@@ -104,7 +102,7 @@ impl LocalFs {
     fn measured(&self, dev: u64, watch: &Watch, calls: u64, bytes: u64) -> Duration {
         let ended = self.started.elapsed();
         let sample = Sample {
-            elapsed: ended - watch.started,
+            elapsed: ended.saturating_sub(watch.started),
             calls,
             bytes,
             slept: watch.sleeps.map(|before| sleeps_of_thread() > before),

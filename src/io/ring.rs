@@ -97,7 +97,7 @@ struct One {
 struct Batch {
     listing: Listing,
     /// Keeps the directory open until the last part is done.
-    _dir: Handle,
+    dir: Handle,
     parts_left: usize,
     waker: Option<Waker>,
 }
@@ -142,6 +142,9 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says when it refuses a ring.
+    ///
+    /// # Panics
+    /// If the depth is out of range: the command line has been checked.
     pub fn start(options: RingOptions) -> io::Result<Self> {
         assert!((1..=DEPTH_MAX).contains(&options.depth_max));
         let uring = IoUring::builder()
@@ -236,7 +239,7 @@ impl Future for RingFuture {
                     this.state = FutureState::Many {
                         batch: Rc::new(RefCell::new(Batch {
                             listing,
-                            _dir: dir,
+                            dir,
                             parts_left: 0,
                             waker: None,
                         })),
@@ -331,7 +334,7 @@ impl Inner {
                     let batch = &mut *batch.borrow_mut();
                     batch.parts_left += 1;
                     let name = batch.listing.name(&batch.listing.entries[entry]);
-                    statx_sqe(&batch._dir, name, 0, &mut buffer)
+                    statx_sqe(&batch.dir, name, 0, &mut buffer)
                 };
                 let part = Slot::Part {
                     batch: batch.clone(),

@@ -106,12 +106,11 @@ pub fn decide(src: &Meta, dst: Option<&Meta>, policy: &Policy) -> Action {
         return Action::Supplant;
     }
     match src.kind {
-        Kind::Dir | Kind::Fifo | Kind::Socket => repair_or_skip(src, dst, policy),
         Kind::BlockDevice | Kind::CharDevice if src.rdev != dst.rdev => Action::Replace,
-        Kind::BlockDevice | Kind::CharDevice => repair_or_skip(src, dst, policy),
         Kind::Symlink if src.size != dst.size => Action::Replace,
         Kind::Symlink => Action::CompareContents,
         Kind::File => decide_file(src, dst, policy),
+        _ => repair_or_skip(src, dst, policy),
     }
 }
 

@@ -26,11 +26,10 @@ pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
         Some(Reason::Fatal | Reason::Panicked) => return exit::FILE_IO,
         None => {}
     }
+    let unequal = outcome.totals.entries_differing + errors.vanished > 0;
     if errors.fatal > 0 {
         exit::FILE_IO
-    } else if errors.entry > 0 {
-        exit::PARTIAL
-    } else if task == Task::Check && outcome.totals.entries_differing + errors.vanished > 0 {
+    } else if errors.entry > 0 || (task == Task::Check && unequal) {
         exit::PARTIAL
     } else if outcome.deletions_refused {
         exit::MAX_DELETE
@@ -121,7 +120,7 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
         (totals.strays_removed, "stray temporary files removed"),
         (totals.entries_skipped, "skipped"),
     ];
-    let mut text = format!(
+    let mut parts = vec![format!(
         "{}{} files copied ({})",
         if dry_run {
             "dry run, nothing changed: "
@@ -130,17 +129,14 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
         },
         HumanCount(totals.files_copied),
         HumanBytes(totals.bytes_copied + totals.bytes_cloned),
-    );
-    for (count, what) in counts {
-        if count > 0 {
-            text.push_str(&format!(", {} {what}", HumanCount(count)));
-        }
-    }
-    text.push_str(&format!(
-        ", {} equal already",
+    )];
+    let made = counts.into_iter().filter(|(count, _)| *count > 0);
+    parts.extend(made.map(|(count, what)| format!("{} {what}", HumanCount(count))));
+    parts.push(format!(
+        "{} equal already",
         HumanCount(totals.entries_equal)
     ));
-    text
+    parts.join(", ")
 }
 
 fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
@@ -169,16 +165,12 @@ fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
             "--max-delete was reached: some names stay that the source lacks",
         ));
     }
-    match outcome.cancelled {
-        Some(Reason::Interrupted) => {
-            lines.push(String::from("interrupted: the same command continues"))
-        }
-        Some(Reason::Fatal) => {
-            lines.push(String::from("stopped early: the destination takes no more"))
-        }
-        Some(Reason::Panicked) => lines.push(String::from("stopped early by a bug in ringsync")),
-        None => {}
-    }
+    let end = outcome.cancelled.map(|reason| match reason {
+        Reason::Interrupted => "interrupted: the same command continues",
+        Reason::Fatal => "stopped early: the destination takes no more",
+        Reason::Panicked => "stopped early by a bug in ringsync",
+    });
+    lines.extend(end.map(String::from));
     lines
 }
 

@@ -85,11 +85,11 @@ impl Hands for LaneHands {
                 children.set(all);
             };
             for_each(slow, &plan.removals, async |removal| {
-                add(work.remove(removal).await)
+                add(work.remove(removal).await);
             })
             .await;
             for_each(slow, &plan.dirs, async |step| {
-                add(work.directory(step).await)
+                add(work.directory(step).await);
             })
             .await;
             children.into_inner()
@@ -431,21 +431,17 @@ impl Work<'_> {
         }
         let name = self.name(step);
         let wanted = self.plan.meta(step);
-        let result = match (&self.dirs.source, &self.dirs.dest) {
-            (Some(source), Some(dest)) => {
-                let place = Place { source, dest, name };
-                self.act(place, step.action, &wanted, step.dest.as_deref())
-                    .await
-            }
+        let (Some(source), Some(dest)) = (&self.dirs.source, &self.dirs.dest) else {
             // A dry run into a directory that is not there: everything in it would be made.
-            _ => {
-                self.count_made(wanted.kind, 0);
-                let told = || (self.path_of(name), None);
-                self.hands.tell(self.shard, What::Create, wanted.kind, told);
-                Ok(())
-            }
+            self.count_made(wanted.kind, wanted.size);
+            let told = || (self.path_of(name), None);
+            return self.hands.tell(self.shard, What::Create, wanted.kind, told);
         };
-        if let Err(failure) = result {
+        let place = Place { source, dest, name };
+        let acted = self
+            .act(place, step.action, &wanted, step.dest.as_deref())
+            .await;
+        if let Err(failure) = acted {
             self.report(failure, name);
         }
     }

@@ -30,7 +30,7 @@ pub struct PoolOptions {
 pub fn run<F, Fut>(options: &PoolOptions, shared: &Arc<Shared>, body: F) -> Result<(), String>
 where
     F: Fn(usize) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = ()> + 'static,
+    Fut: Future<Output = Result<(), String>> + 'static,
 {
     let mut executors = Vec::with_capacity(options.cpus.len());
     let mut failure = None;
@@ -43,8 +43,12 @@ where
             .preempt_timer(PREEMPT_AFTER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(options.blocking_threads))
             .spawn(move || async move {
-                let _guard = guard;
-                body(shard).await;
+                let result = body(shard).await;
+                if result.is_err() {
+                    guard.0.abort();
+                }
+                drop(guard);
+                result
             });
         match executor {
             Ok(executor) => executors.push(executor),
@@ -56,9 +60,12 @@ where
         }
     }
     for executor in executors {
-        if let Err(error) = executor.join() {
-            failure.get_or_insert(format!("a shard was lost: {error}"));
-        }
+        let error = match executor.join() {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(error) => format!("a shard was lost: {error}"),
+        };
+        failure.get_or_insert(error);
     }
     failure.map_or(Ok(()), Err)
 }

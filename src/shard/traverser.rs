@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_channel::Receiver;
 
@@ -14,9 +15,15 @@ use crate::io::{Handle, Op, Reply, Target};
 use crate::model::Kind;
 use crate::throttle::Permit;
 
+/// No executor sleeps longer than this. Other threads wake it when there is something to do, so this changes nothing as
+/// long as every wake arrives; a run once stood still under a tracer, with all executors asleep and work in their
+/// inboxes, until a signal came.
+const SLEEP_MAX: Duration = Duration::from_millis(200);
+
 /// Runs a shard until the run is over. `root` is given to one of the shards.
 pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
     let dispatcher = glommio::spawn_local(dispatch(shard.clone())).detach();
+    let heart = glommio::spawn_local(beat());
     if let Some(root) = root {
         let permit = shard.shared.permits.acquire().await;
         start_visit(&shard, root, permit);
@@ -32,6 +39,13 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
     }
     shard.queue.close();
     dispatcher.await;
+    heart.cancel().await;
+}
+
+async fn beat() {
+    loop {
+        glommio::timer::sleep(SLEEP_MAX).await;
+    }
 }
 
 /// Takes directories off the queue as permits come.

@@ -66,7 +66,7 @@ impl Semaphore {
     fn wait(&self, id: u64, waker: &Waker) {
         let mut waiters = self.lock();
         if let Some(known) = waiters.iter_mut().find(|(known, _)| *known == id) {
-            known.1 = waker.clone();
+            known.1.clone_from(waker);
         } else {
             waiters.push_back((id, waker.clone()));
             self.waiters_count.store(waiters.len(), SeqCst);

@@ -77,7 +77,7 @@ impl Pair<'_> {
         match self.dest_fs.start(op).await {
             Ok(Reply::Copied(count)) => Ok(Some(count)),
             Ok(other) => unreachable!("a copy does not reply {other:?}"),
-            Err(error) if is_unsupported(&error) => Ok(None),
+            Err(error) if is_unsupported(error) => Ok(None),
             Err(error) => Err(Failure::new(Side::Destination, error)),
         }
     }
@@ -159,7 +159,7 @@ async fn read(
 }
 
 /// Errors that say "not these files" rather than "not now".
-fn is_unsupported(error: &OpError) -> bool {
+fn is_unsupported(error: OpError) -> bool {
     matches!(
         error.errno,
         Errno::EOPNOTSUPP
@@ -231,7 +231,7 @@ impl Lane {
         let (from, to) = (source.clone(), dest.clone());
         match self.dest.start(Op::Clone { from, to }).await {
             Ok(_) => Ok(true),
-            Err(error) if always || !is_unsupported(&error) => {
+            Err(error) if always || !is_unsupported(error) => {
                 Err(Failure::new(Side::Destination, error))
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
 use ringsync::error::OpKind;
-use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+use ringsync::io::{Change, Fs, Handle, Op, OpError, Pending, Reply, Target};
 use ringsync::model::{Kind, Listing, Meta, State, Time};
 
 /// Names that one simulated getdents64 returns: few, so that even small directories take several.
@@ -177,12 +177,6 @@ impl SimFs {
         inner.fault = fault;
         inner.operations = 0;
         inner.failed = None;
-    }
-
-    /// Operations since the fault was set.
-    #[must_use]
-    pub(crate) fn operations(&self) -> usize {
-        self.lock().operations
     }
 
     /// Which operation failed, on which name, since the fault was set.
