@@ -261,7 +261,7 @@ impl Run {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let strays = (mode == Mode::Sync && self.job.task == Task::Sync).then_some(StrayRule {
+        let strays = (mode != Mode::Scan && self.job.task == Task::Sync).then_some(StrayRule {
             is_temp_name: temp::is_temp_name,
             before: Time {
                 sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
@@ -416,10 +416,10 @@ fn open_dest(job: &Job, path: &Path) -> Result<Option<OpenRoot>, StartError> {
         if job.task == Task::Check {
             return open_root(path, "destination").map(Some);
         }
+        refuse_inside(job, path)?;
         if job.dry_run {
             return Ok(None);
         }
-        refuse_inside(job, path)?;
         let made = std::fs::DirBuilder::new().mode(0o700).create(path);
         made.map_err(|error| {
             let shown = path.display();

@@ -8,8 +8,9 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Create,
-    /// New contents under an existing name; `size` tells whether the size differs as well.
+    /// New contents under an existing name: seen by reading them, or by another size or time.
     Replace {
+        contents: bool,
         size: bool,
         attrs: Attrs,
     },

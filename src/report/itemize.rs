@@ -45,14 +45,15 @@ pub(super) fn code(item: &Item) -> String {
         (What::Delete, _) => return String::from("*deleting  "),
     };
     match item.what {
-        What::Replace { size, attrs } => {
-            // Files are compared by size and time, the others by what they are.
-            let contents = if item.kind == Kind::File { '.' } else { 'c' };
-            let size = if size && item.kind == Kind::File {
-                's'
-            } else {
-                '.'
-            };
+        What::Replace {
+            contents,
+            size,
+            attrs,
+        } => {
+            // What is not a file is compared by what it is.
+            let is_file = item.kind == Kind::File;
+            let contents = if contents || !is_file { 'c' } else { '.' };
+            let size = if size && is_file { 's' } else { '.' };
             format!("{update}{kind}{contents}{size}{}", attr_letters(attrs))
         }
         What::Repair(attrs) => format!("{update}{kind}..{}", attr_letters(attrs)),
@@ -96,6 +97,7 @@ mod tests {
     #[test]
     fn lines_are_those_of_rsync() {
         let both = What::Replace {
+            contents: false,
             size: true,
             attrs: Attrs::TIMES | Attrs::MODE,
         };

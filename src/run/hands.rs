@@ -352,7 +352,9 @@ impl Work<'_> {
             }
         }
         if *stray {
-            self.shard.tally().strays_removed.add(1);
+            // A dry run meets it in each pass.
+            let first_pass = self.shard.shared.options.mode == Mode::Sync;
+            self.shard.tally().strays_removed.add(u64::from(first_pass));
         } else {
             let path = || self.path_of(name);
             self.hands.count_deleted(self.shard, *kind, path);
@@ -483,6 +485,7 @@ impl Work<'_> {
             (Action::Replace, Some(existing)) => {
                 let policy = &self.shard.shared.options.policy;
                 let what = What::Replace {
+                    contents: policy.compare_contents && wanted.size == existing.size,
                     size: wanted.size != existing.size,
                     attrs: policy.attrs_differing(wanted, existing),
                 };
@@ -586,8 +589,7 @@ impl Work<'_> {
         }
         let not_empty = match lane.remove_dir(place.dest, name).await {
             Ok(()) => {
-                self.hands
-                    .count_deleted(self.shard, Kind::Dir, || self.path_of(name));
+                self.shard.tally().entries_deleted.add(1);
                 return Ok(());
             }
             Err(failure) => failure,
@@ -608,7 +610,12 @@ impl Work<'_> {
                 let names: Vec<&[u8]> = names.iter().map(|name| name.to_bytes()).collect();
                 crate::model::path::join(&self.dirs.node.path(), &names.join(&b'/'))
             };
-            self.hands.count_deleted(self.shard, kind, path);
+            if names.len() > 1 {
+                self.hands.count_deleted(self.shard, kind, path);
+            } else {
+                // The name itself does not go: it is replaced, and told as that.
+                self.shard.tally().entries_deleted.add(1);
+            }
             !self.shard.cancelled()
         };
         match lane.remove_tree(place.dest, name, &may_remove).await? {

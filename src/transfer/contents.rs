@@ -44,6 +44,8 @@ pub(super) struct Pair<'a> {
     pub(super) dest_fs: &'a Rc<dyn Fs>,
     pub(super) source: &'a Handle,
     pub(super) dest: &'a Handle,
+    /// Whether the kernel may move the data by itself, which on some filesystems shares blocks.
+    pub(super) in_kernel: bool,
 }
 
 impl Pair<'_> {
@@ -55,7 +57,7 @@ impl Pair<'_> {
         buffers: &Buffers,
     ) -> Result<u64, Failure> {
         let mut at = span.start;
-        while span.end - at >= COPY_RANGE_BYTES_MIN {
+        while self.in_kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
             match self.copy_range(at, span.end - at).await? {
                 Some(0) | None => break,
                 Some(count) => at += count,
@@ -192,11 +194,12 @@ impl Lane {
             dest_fs: &self.dest,
             source,
             dest,
+            in_kernel: self.options.reflink != Reflink::Never,
         };
         let bytes = if size >= large::BYTES_MIN {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
-            let large = LargeFile::new(source.clone(), dest.clone(), size);
+            let large = LargeFile::new(&pair, size);
             spread.spread(&large).await;
             large.pump(&self.source, &self.dest).await;
             large.wait().await?

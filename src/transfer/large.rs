@@ -24,6 +24,7 @@ const _: () = assert!(
 pub struct LargeFile {
     source: Handle,
     dest: Handle,
+    in_kernel: bool,
     size: u64,
     chunks: u64,
     claimed: AtomicU64,
@@ -35,10 +36,11 @@ pub struct LargeFile {
 }
 
 impl LargeFile {
-    pub(super) fn new(source: Handle, dest: Handle, size: u64) -> Arc<Self> {
+    pub(super) fn new(pair: &Pair<'_>, size: u64) -> Arc<Self> {
         Arc::new(Self {
-            source,
-            dest,
+            source: pair.source.clone(),
+            dest: pair.dest.clone(),
+            in_kernel: pair.in_kernel,
             size,
             chunks: size.div_ceil(CHUNK_BYTES),
             claimed: AtomicU64::new(0),
@@ -57,6 +59,7 @@ impl LargeFile {
             dest_fs,
             source: &self.source,
             dest: &self.dest,
+            in_kernel: self.in_kernel,
         };
         loop {
             let chunk = self.claimed.fetch_add(1, SeqCst);
