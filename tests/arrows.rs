@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli", "config", "io", "report", "run"]),
     ("cli", &[]),
-    ("config", &["cli", "io", "model", "report", "run", "transfer"]),
-    ("run", &["error", "io", "model", "shard", "throttle", "transfer"]),
+    (
+        "config",
+        &["cli", "io", "model", "report", "run", "transfer"],
+    ),
+    (
+        "run",
+        &["error", "io", "model", "shard", "throttle", "transfer"],
+    ),
     // The summary reads how a run ended; it starts nothing.
     ("report", &["error", "model", "run", "throttle"]),
     ("shard", &["error", "io", "model", "throttle"]),
@@ -102,6 +108,10 @@ fn imports_go_one_way() {
 fn unsafe_code_stays_in_io() {
     for file in sources().iter().filter(|file| room(file) != "io") {
         let code = without_comments(&fs::read_to_string(file).unwrap());
-        assert!(!code.contains("unsafe"), "{} has unsafe code", file.display());
+        assert!(
+            !code.contains("unsafe"),
+            "{} has unsafe code",
+            file.display()
+        );
     }
 }

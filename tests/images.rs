@@ -1,0 +1,262 @@
+//! The same cycle on real filesystems, each of which has its own idea of times, inodes, reflinks and being full.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use support::image::Image;
+use support::snap::{assert_equal_trees, assert_untouched, snapshot, stamps, temporaries};
+use support::tree::{Kind, Tree, all_kinds, odd_names, write_noise};
+use support::{Pair, sync, under_each_engine};
+
+under_each_engine!(
+    tmpfs_cycle,
+    ext4_cycle,
+    xfs_cycle,
+    btrfs_cycle,
+    full_tmpfs,
+    full_ext4,
+    read_only_destination,
+    reflink_shares_on_btrfs,
+    reflink_shares_on_xfs,
+    reflink_always_fails_each_file_on_ext4,
+);
+
+fn tmpfs_cycle(engine: &str) {
+    cycle("tmpfs", engine);
+}
+
+fn ext4_cycle(engine: &str) {
+    cycle("ext4", engine);
+}
+
+fn xfs_cycle(engine: &str) {
+    cycle("xfs", engine);
+}
+
+fn btrfs_cycle(engine: &str) {
+    cycle("btrfs", engine);
+}
+
+fn everything() -> Tree {
+    let mut tree = all_kinds();
+    tree.nodes.extend(odd_names().nodes);
+    for number in 0..300 {
+        tree.file(
+            format!("many/{}/file {number}", number % 7),
+            vec![b'm'; number * 100],
+        );
+    }
+    tree
+}
+
+/// The same tree after a while: some of everything is changed, added, gone, or of another kind.
+fn everything_later() -> Tree {
+    let mut tree = everything();
+    for number in (0..300).step_by(3) {
+        tree.file(
+            format!("many/{}/file {number}", number % 7),
+            format!("changed {number}"),
+        );
+    }
+    for number in (1..300).step_by(10) {
+        tree.remove(format!("many/{}/file {number}", number % 7).as_bytes());
+    }
+    tree.remove(b"dir");
+    tree.file("dir", "a file now");
+    tree.remove(b"file");
+    tree.file("file/is a dir/now", "x");
+    tree.symlink("fifo", "a link now");
+    tree.add("link to dir", Kind::Fifo);
+    tree.symlink("link to file", "other target");
+    tree.node("socket").mode(0o600);
+    tree.node("times").mtime(1_234_567_890, 987_654_321);
+    tree.remove(b"links");
+    tree.file("new/dir/file", "new");
+    tree
+}
+
+/// Copy, copy nothing, modify and delete, copy nothing: within the filesystem and into it from another.
+fn cycle(kind: &str, engine: &str) {
+    let Some(image) = Image::new(kind) else {
+        return;
+    };
+    let elsewhere = Pair::new();
+    for src_root in [image.path(), elsewhere.scratch.path()] {
+        for mode in ["atomic", "direct"] {
+            let dst = image.dir("dst");
+            for (name, tree) in [("before", everything()), ("after", everything_later())] {
+                let src = src_root.join(name);
+                fs::create_dir(&src).unwrap();
+                tree.write_to(&src);
+                sync(
+                    engine,
+                    &["-a", "--delete", "--write-mode", mode],
+                    &src,
+                    &dst,
+                )
+                .exits(0);
+                assert_equal_trees(&src, &dst);
+                let (src_stamps, dst_stamps) = (stamps(&src), stamps(&dst));
+                let again = sync(
+                    engine,
+                    &["-a", "--delete", "-i", "--write-mode", mode],
+                    &src,
+                    &dst,
+                );
+                assert_eq!(
+                    again.exits(0).itemized(),
+                    Vec::<String>::new(),
+                    "{kind} {mode}"
+                );
+                assert_untouched(&dst_stamps, &dst);
+                assert_untouched(&src_stamps, &src);
+                fs::remove_dir_all(&src).unwrap();
+            }
+            fs::remove_dir_all(&dst).unwrap();
+        }
+    }
+}
+
+/// Files of 16 KiB: three times as many as fit, and far more than are ever in flight at once.
+const FILES: u64 = 3000;
+
+fn too_much() -> Pair {
+    let pair = Pair::new();
+    for number in 0..FILES {
+        write_noise(&pair.src.join(format!("file {number}")), 16 << 10, number);
+    }
+    pair
+}
+
+fn full_tmpfs(engine: &str) {
+    let Some(image) = Image::sized("tmpfs", 16) else {
+        return;
+    };
+    full(engine, &image);
+}
+
+fn full_ext4(engine: &str) {
+    let Some(image) = Image::sized("ext4", 16) else {
+        return;
+    };
+    full(engine, &image);
+}
+
+fn full(engine: &str, image: &Image) {
+    let pair = too_much();
+    let dst = image.dir("dst");
+    let outcome = sync(engine, &[], &pair.src, &dst);
+    outcome.exits(11).complains_of(&["no space left"]);
+    assert_eq!(temporaries(&dst), Vec::<String>::new());
+    let originals = snapshot(&pair.src);
+    let copies = snapshot(&dst);
+    assert!(
+        copies.len() > 100,
+        "hardly anything was copied\n{}",
+        outcome.describe()
+    );
+    for (path, copy) in copies.iter().filter(|(path, _)| **path != b".") {
+        assert_eq!(
+            copy.content,
+            originals[path].content,
+            "{} is not whole",
+            path.escape_ascii()
+        );
+    }
+    // It stops: what was in flight may be reported, what was not begun is not tried.
+    let messages = outcome.err().lines().count();
+    assert!(
+        messages < 1000,
+        "{messages} messages\n{}",
+        outcome.describe()
+    );
+}
+
+fn read_only_destination(engine: &str) {
+    let Some(image) = Image::sized("tmpfs", 16) else {
+        return;
+    };
+    let pair = too_much();
+    let dst = image.dir("dst");
+    fs::write(dst.join("extra"), "x").unwrap();
+    image.make_read_only();
+    let before = snapshot(&dst);
+    let outcome = sync(engine, &["--delete"], &pair.src, &dst);
+    outcome.exits(11).complains_of(&["read-only"]);
+    assert_eq!(snapshot(&dst), before);
+}
+
+const MIB: u64 = 1 << 20;
+
+fn reflink_shares_on_btrfs(engine: &str) {
+    reflink_shares("btrfs", engine);
+}
+
+fn reflink_shares_on_xfs(engine: &str) {
+    reflink_shares("xfs", engine);
+}
+
+fn reflink_shares(kind: &str, engine: &str) {
+    let Some(image) = Image::new(kind) else {
+        return;
+    };
+    let src = image.dir("src");
+    write_noise(&src.join("large"), 70 * MIB + 123, 1);
+    write_noise(&src.join("small"), 20_000, 2);
+    Tree::new().write_to(&src);
+    let used_by = |mode: &str| {
+        let (before, dst) = (image.free(), image.dir(mode));
+        sync(engine, &["--reflink", mode], &src, &dst).exits(0);
+        assert_equal_trees(&src, &dst);
+        before.saturating_sub(image.free())
+    };
+    for mode in ["always", "auto"] {
+        let used = used_by(mode);
+        assert!(
+            used < 20 * MIB,
+            "--reflink {mode} used {used} bytes on {kind}"
+        );
+    }
+    let used = used_by("never");
+    assert!(
+        used > 60 * MIB,
+        "--reflink never used only {used} bytes on {kind}"
+    );
+}
+
+fn reflink_always_fails_each_file_on_ext4(engine: &str) {
+    let Some(image) = Image::new("ext4") else {
+        return;
+    };
+    let (src, dst) = (image.dir("src"), image.dir("dst"));
+    let mut tree = Tree::new();
+    for number in 0..5 {
+        tree.file(
+            format!("dir/file {number}"),
+            vec![b'x'; 10_000 * (number + 1)],
+        );
+    }
+    tree.symlink("link", "dir");
+    tree.write_to(&src);
+    let outcome = sync(engine, &["--reflink", "always"], &src, &dst);
+    outcome.exits(23).complains_of(&["reflink", "clone"]);
+    for number in 0..5 {
+        outcome.complains_of(&[&format!("file {number}")]);
+        assert!(
+            !dst.join(format!("dir/file {number}")).exists(),
+            "{}",
+            outcome.describe()
+        );
+    }
+    assert!(is_symlink(&dst.join("link")), "{}", outcome.describe());
+    assert_eq!(temporaries(&dst), Vec::<String>::new());
+    sync(engine, &["--reflink", "auto"], &src, &dst).exits(0);
+    assert_equal_trees(&src, &dst);
+}
+
+fn is_symlink(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
+}
