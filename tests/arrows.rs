@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The summary reads how a run ended; it starts nothing.
     ("report", &["error", "model", "run", "throttle"]),
     ("shard", &["error", "io", "model", "throttle"]),
-    ("transfer", &["error", "io", "model"]),
+    ("transfer", &["error", "io", "model", "throttle"]),
     ("io", &["control", "error", "model"]),
     ("throttle", &[]),
     ("control", &[]),

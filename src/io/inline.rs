@@ -276,10 +276,17 @@ fn stat(target: &Target) -> Result<Meta, Errno> {
 }
 
 /// The kernel's answer in our terms. An inode type that Linux does not have is a broken filesystem: EUCLEAN.
+#[inline]
 pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
     let mode = u32::from(raw.stx_mode);
+    let kind = Kind::from_mode(mode).ok_or(Errno::EUCLEAN)?;
+    let rdev = if kind.is_device() {
+        makedev(raw.stx_rdev_major.into(), raw.stx_rdev_minor.into())
+    } else {
+        0
+    };
     Ok(Meta {
-        kind: Kind::from_mode(mode).ok_or(Errno::EUCLEAN)?,
+        kind,
         mode: mode & 0o7777,
         uid: raw.stx_uid,
         gid: raw.stx_gid,
@@ -291,7 +298,7 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         },
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
-        rdev: makedev(raw.stx_rdev_major.into(), raw.stx_rdev_minor.into()),
+        rdev,
     })
 }
 

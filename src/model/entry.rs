@@ -24,6 +24,7 @@ const S_IFIFO: u32 = 0o010_000;
 
 impl Kind {
     /// The kind in the type bits of `st_mode`; `None` for a type that Linux does not have.
+    #[inline]
     #[must_use]
     pub fn from_mode(mode: u32) -> Option<Self> {
         match mode & S_IFMT {
@@ -39,6 +40,7 @@ impl Kind {
     }
 
     /// The type bits of `st_mode` for this kind.
+    #[inline]
     #[must_use]
     pub fn mode_bits(self) -> u32 {
         match self {

@@ -6,14 +6,14 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use super::{Copied, Failure, Lane, LargeFile, Reflink, Spread, large};
+use super::{Copied, FILES_MAX, Failure, Lane, LargeFile, Reflink, Spread, large};
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
 
 /// One read or write. Big enough that system calls do not count, small enough for a second-level cache.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Buffers kept for reuse by one lane.
-const BUFFERS_KEPT_MAX: usize = 16;
+/// Buffers kept for reuse by one lane: all that can be in use at once.
+const BUFFERS_KEPT_MAX: usize = 2 * FILES_MAX;
 /// Up to here one read and one write are cheaper than copy_file_range, which asks both files for ranges and locks.
 const COPY_RANGE_BYTES_MIN: u64 = 128 * 1024;
 /// One copy_file_range call: about a millisecond of memory bandwidth, after which others get their turn.

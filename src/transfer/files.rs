@@ -33,6 +33,7 @@ impl Lane {
         existing: Option<&Meta>,
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
+        let _permit = self.files.acquire().await;
         let mut attempt = 1;
         loop {
             let (source, before) = self.open_source(place).await?;
@@ -164,6 +165,7 @@ impl Lane {
     /// # Errors
     /// What could not be opened or read.
     pub async fn files_equal(&self, place: Place<'_>) -> Result<bool, Failure> {
+        let _permit = self.files.acquire().await;
         let (source, _) = self.open_source(place).await?;
         let (at, name) = (place.dest.clone(), place.name.to_owned());
         let dest = match self.on_dest(Op::Open { at, name }).await? {

@@ -22,7 +22,13 @@ use nix::errno::Errno;
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Fs, Handle, Op, OpError, Outcome, Reply, Target};
 use crate::model::{Kind, Meta, Policy};
+use crate::throttle::Semaphore;
 use temp::TempNames;
+
+/// Files that one lane copies or compares at once. Each has up to two descriptors and two buffers, so this is what
+/// bounds a lane's memory. No deadlock: who holds a permit waits for I/O and for chunks that others have claimed, and
+/// those need no permit.
+const FILES_MAX: usize = 64;
 
 /// `--write-mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +116,8 @@ pub struct Lane {
     options: LaneOptions,
     buffers: contents::Buffers,
     temp_names: TempNames,
+    /// Caps the files that this lane has open: see [`FILES_MAX`].
+    files: Arc<Semaphore>,
     /// Pairs of filesystems that cannot share blocks.
     unclonable: RefCell<Vec<(u64, u64)>>,
 }
@@ -123,6 +131,7 @@ impl Lane {
             options,
             buffers: contents::Buffers::default(),
             temp_names: TempNames::new(seed),
+            files: Semaphore::new(FILES_MAX),
             unclonable: RefCell::default(),
         }
     }
