@@ -6,11 +6,12 @@
 mod simfs;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use ringsync::error::{Class, Error, OpKind, Side};
-use ringsync::io::EngineChoice;
+use ringsync::io::{EngineChoice, Fs, Op, Pending};
 use ringsync::model::{Item, Kind, Policy, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::{Delete, Job, Outcome, Roots, Run, Task, limits};
@@ -284,4 +285,39 @@ fn a_full_destination_ends_the_run_early() {
         }
     }
     assert!(fatal >= 5, "the tree has more writes than {fatal}");
+}
+
+/// A source that is not written as it should be: the engine must survive its own bugs in good order.
+struct Panics(Rc<dyn Fs>);
+
+impl Fs for Panics {
+    fn start(&self, op: Op) -> Pending {
+        if let Op::OpenDir { name, .. } = &op {
+            assert_ne!(name.as_c_str(), c"newdir", "injected");
+        }
+        self.0.start(op)
+    }
+
+    fn is_slow(&self, dev: u64) -> bool {
+        self.0.is_slow(dev)
+    }
+}
+
+#[test]
+fn a_shard_that_panics_ends_the_run_and_hangs_nobody() {
+    let (source, dest) = trees();
+    let (source_fs, dest_fs) = (source.clone(), dest.clone());
+    let roots = Roots {
+        source: source.root(),
+        dest: Some(dest.root()),
+        dest_identity: Some(dest.root_identity()),
+        fs: Arc::new(move || Ok((Rc::new(Panics(source_fs.mount())), dest_fs.mount()))),
+    };
+    let job = Job {
+        cpus: limits::allowed_cpus().into_iter().take(4).collect(),
+        ..job(Delete::During)
+    };
+    let sink: Arc<dyn Sink> = Arc::new(Collect::default());
+    let error = Run::with_roots(job, roots).execute(&sink).unwrap_err();
+    assert!(error.to_string().contains("a shard was lost"), "{error}");
 }

@@ -1,12 +1,12 @@
 //! The executors: one per core, pinned.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::Shared;
-use std::sync::Arc;
 
 /// How long a task runs before those that wait for messages or I/O are looked at.
 const PREEMPT_AFTER: Duration = Duration::from_millis(5);
@@ -32,45 +32,44 @@ where
     F: Fn(usize) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<(), String>> + 'static,
 {
-    let mut executors = Vec::with_capacity(options.cpus.len());
-    let mut failure = None;
+    let mut threads = Vec::with_capacity(options.cpus.len());
     for (shard, &cpu) in options.cpus.iter().enumerate() {
         let (body, guard) = (body.clone(), AbortOnPanic(shared.clone()));
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .name(&format!("shard-{shard}"))
-            .io_memory(GLOMMIO_IO_MEMORY_BYTES)
-            .ring_depth(GLOMMIO_RING_DEPTH)
-            .preempt_timer(PREEMPT_AFTER)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(options.blocking_threads))
-            .spawn(move || async move {
-                let result = body(shard).await;
-                if result.is_err() {
-                    guard.0.abort();
-                }
-                drop(guard);
-                result
-            });
-        match executor {
-            Ok(executor) => executors.push(executor),
+        let blocking = PoolPlacement::Unbound(options.blocking_threads);
+        let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
+        threads.push(thread.spawn(move || {
+            let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+                .io_memory(GLOMMIO_IO_MEMORY_BYTES)
+                .ring_depth(GLOMMIO_RING_DEPTH)
+                .preempt_timer(PREEMPT_AFTER)
+                .blocking_thread_pool_placement(blocking)
+                .make()
+                .map_err(|error| format!("cannot start an executor on CPU {cpu}: {error}"));
+            let result = executor.and_then(|executor| executor.run(body(shard)));
+            if result.is_err() {
+                guard.0.abort();
+            }
+            result
+        }));
+    }
+    let mut failure = None;
+    for thread in threads {
+        let error = match thread.map(std::thread::JoinHandle::join) {
+            Ok(Ok(Ok(()))) => continue,
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(_panic)) => String::from("a shard was lost: it panicked"),
             Err(error) => {
                 shared.abort();
-                failure = Some(format!("cannot start an executor on CPU {cpu}: {error}"));
-                break;
+                format!("cannot start a thread: {error}")
             }
-        }
-    }
-    for executor in executors {
-        let error = match executor.join() {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error,
-            Err(error) => format!("a shard was lost: {error}"),
         };
         failure.get_or_insert(error);
     }
     failure.map_or(Ok(()), Err)
 }
 
-/// Closes the inboxes when its shard unwinds, so that nobody waits for it.
+/// Closes the inboxes when its shard's thread unwinds, so that nobody waits for it. It lives outside the executor, whose
+/// tasks a panic may leak.
 struct AbortOnPanic(Arc<Shared>);
 
 impl Drop for AbortOnPanic {

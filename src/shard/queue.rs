@@ -33,7 +33,6 @@ pub(super) struct Queue {
     runs: RefCell<VecDeque<Run>>,
     /// Children in all runs.
     waiting: Cell<usize>,
-    closed: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
@@ -80,11 +79,6 @@ impl Queue {
         Some((parent, child))
     }
 
-    pub(super) fn close(&self) {
-        self.closed.set(true);
-        self.wake();
-    }
-
     /// Something may have changed for the one who waits in [`Queue::until`].
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
@@ -92,20 +86,16 @@ impl Queue {
         }
     }
 
-    /// Waits until there is something to pop and `ready()` holds; `false` when the queue is closed instead.
-    /// One task waits at a time.
-    pub(super) async fn until(&self, ready: impl Fn() -> bool) -> bool {
+    /// Waits until there is something to pop and `ready()` holds. One task waits at a time.
+    pub(super) async fn until(&self, ready: impl Fn() -> bool) {
         poll_fn(|cx| {
-            if self.closed.get() {
-                return Poll::Ready(false);
-            }
             if self.waiting.get() > 0 && ready() {
-                return Poll::Ready(true);
+                return Poll::Ready(());
             }
             self.waker.set(Some(cx.waker().clone()));
             Poll::Pending
         })
-        .await
+        .await;
     }
 }
 

@@ -22,7 +22,7 @@ const SLEEP_MAX: Duration = Duration::from_millis(200);
 
 /// Runs a shard until the run is over. `root` is given to one of the shards.
 pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
-    let dispatcher = glommio::spawn_local(dispatch(shard.clone())).detach();
+    let dispatcher = glommio::spawn_local(dispatch(shard.clone()));
     let heart = glommio::spawn_local(beat());
     if let Some(root) = root {
         let permit = shard.shared.permits.acquire().await;
@@ -37,8 +37,8 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
             }
         }
     }
-    shard.queue.close();
-    dispatcher.await;
+    // Nothing is queued any more, or a shard was lost; then its permits are too, and waiting for one would never end.
+    dispatcher.cancel().await;
     heart.cancel().await;
 }
 
@@ -51,7 +51,8 @@ async fn beat() {
 /// Takes directories off the queue as permits come.
 async fn dispatch(shard: Rc<Shard>) {
     let may_visit = || shard.visiting.get() < shard.visiting_max();
-    while shard.queue.until(may_visit).await {
+    loop {
+        shard.queue.until(may_visit).await;
         let permit = shard.shared.permits.acquire().await;
         // Nobody else takes from the queue, so what was there still is.
         let Some((parent, child)) = shard.queue.pop() else {
