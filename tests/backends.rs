@@ -112,6 +112,7 @@ async fn write_and_read(fs: &LocalFs, at: &Handle) {
     done(fs, Op::Close { file }).await;
 }
 
+#[allow(clippy::too_many_lines)] // One stanza for each operation.
 async fn change_names(fs: &LocalFs, at: &Handle) {
     let to = |name: &CStr| (at.clone(), name.to_owned());
     let (at_dir, dir) = to(c"dir");
