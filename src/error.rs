@@ -143,8 +143,8 @@ pub enum Cause {
     DirectoryInTheWay,
     /// The source tree leads into the destination tree (a bind mount, say).
     LoopIntoDestination,
-    /// An inode type that ringsync does not know.
-    UnknownKind,
+    /// The run was asked to end while a large file was in work.
+    Interrupted,
 }
 
 impl fmt::Display for Cause {
@@ -160,7 +160,7 @@ impl fmt::Display for Cause {
             Self::LoopIntoDestination => {
                 f.write_str("it is the destination itself, and was not entered")
             }
-            Self::UnknownKind => f.write_str("its inode type is unknown"),
+            Self::Interrupted => f.write_str("the run was interrupted"),
         }
     }
 }

@@ -308,7 +308,8 @@ impl Crew {
     async fn run(self, id: usize) -> Result<(), String> {
         let (source, dest) = (self.fs)()?;
         let seed = self.seed.wrapping_add((id as u64) << 32);
-        let lane = Lane::new(source.clone(), dest.clone(), self.lane, seed);
+        let cancel = self.shared.cancel.clone();
+        let lane = Lane::new(source.clone(), dest.clone(), self.lane, cancel, seed);
         let hands = Rc::new(LaneHands {
             lane,
             options: self.hands,

@@ -443,8 +443,14 @@ impl Work<'_> {
         let acted = self
             .act(place, step.action, &wanted, step.dest.as_deref())
             .await;
-        if let Err(failure) = acted {
-            self.report(failure, name);
+        match acted {
+            // Told once, for the whole run.
+            Ok(())
+            | Err(Failure {
+                cause: Cause::Interrupted,
+                ..
+            }) => {}
+            Err(failure) => self.report(failure, name),
         }
     }
 

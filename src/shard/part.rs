@@ -266,8 +266,8 @@ impl Part {
             let kind_unknown = entry.kind().is_none();
             let wanted = match position {
                 Some(position) => {
-                    let state = self.plan.source.entries[position].state;
-                    state == State::Known && (!names_only || kind_unknown)
+                    let known = self.plan.source.entries[position].state == State::Known;
+                    if names_only { kind_unknown } else { known }
                 }
                 None => is_temp || (may_delete && kind_unknown),
             };

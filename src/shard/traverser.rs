@@ -274,6 +274,14 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
             return shard.report(error);
         }
     };
+    let parent = node
+        .parent()
+        .and_then(|parent| parent.meta(Side::Destination));
+    if shard.shared.options.one_file_system && parent.is_some_and(|parent| parent.dev != dest.dev())
+    {
+        // What is mounted there is not this tree's.
+        return node.keep();
+    }
     let mut listing = shard.take_listing();
     loop {
         match read_batch(&shard.dest, &dest, listing).await {

@@ -199,7 +199,7 @@ impl Lane {
         let bytes = if size >= large::BYTES_MIN {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
-            let large = LargeFile::new(&pair, size);
+            let large = LargeFile::new(&pair, size, self.cancel.clone());
             spread.spread(&large).await;
             large.pump(&self.source, &self.dest).await;
             large.wait().await?
@@ -266,6 +266,9 @@ impl Lane {
             }
             if source_count < BUFFER_BYTES {
                 break true;
+            }
+            if self.cancel.is_set() {
+                return Err(Failure::interrupted(Side::Source));
             }
             offset += source_count as u64;
             glommio::executor().yield_if_needed().await;

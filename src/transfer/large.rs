@@ -9,7 +9,9 @@ use async_channel::{Receiver, Sender};
 
 use super::Failure;
 use super::contents::{Buffers, Pair};
+use crate::error::Side;
 use crate::io::{Fs, Handle};
+use crate::throttle::Cancel;
 
 /// From this size on a file is split.
 pub(super) const BYTES_MIN: u64 = 64 << 20;
@@ -31,12 +33,13 @@ pub struct LargeFile {
     finished: AtomicU64,
     bytes: AtomicU64,
     failure: OnceLock<Failure>,
+    cancel: Arc<Cancel>,
     /// Closed when the last chunk is finished.
     done: (Sender<()>, Receiver<()>),
 }
 
 impl LargeFile {
-    pub(super) fn new(pair: &Pair<'_>, size: u64) -> Arc<Self> {
+    pub(super) fn new(pair: &Pair<'_>, size: u64, cancel: Arc<Cancel>) -> Arc<Self> {
         Arc::new(Self {
             source: pair.source.clone(),
             dest: pair.dest.clone(),
@@ -47,11 +50,12 @@ impl LargeFile {
             finished: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             failure: OnceLock::new(),
+            cancel,
             done: async_channel::bounded(1),
         })
     }
 
-    /// Claims and copies chunks until none is left. After a failure the rest is claimed and not copied.
+    /// Claims and copies chunks until none is left. After a failure, or when the run is cancelled, the rest is claimed and not copied.
     pub async fn pump(&self, source_fs: &Rc<dyn Fs>, dest_fs: &Rc<dyn Fs>) {
         let buffers = Buffers::default();
         let pair = Pair {
@@ -65,6 +69,9 @@ impl LargeFile {
             let chunk = self.claimed.fetch_add(1, SeqCst);
             if chunk >= self.chunks {
                 return;
+            }
+            if self.cancel.is_set() {
+                let _ = self.failure.set(Failure::interrupted(Side::Source));
             }
             if self.failure.get().is_none() {
                 let start = chunk * CHUNK_BYTES;

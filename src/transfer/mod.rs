@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Fs, Handle, Op, OpError, Outcome, Reply, Target};
 use crate::model::{Kind, Meta, Policy};
-use crate::throttle::Semaphore;
+use crate::throttle::{Cancel, Semaphore};
 use temp::TempNames;
 
 /// Files that one lane copies or compares at once. Each has up to two descriptors and two buffers, so this is what
@@ -81,6 +81,15 @@ impl Failure {
         }
     }
 
+    /// The run ended before the entry was done.
+    fn interrupted(side: Side) -> Self {
+        Self {
+            op: OpKind::Read,
+            side,
+            cause: Cause::Interrupted,
+        }
+    }
+
     fn is(&self, errno: Errno) -> bool {
         self.cause == Cause::Errno(errno)
     }
@@ -118,13 +127,20 @@ pub struct Lane {
     temp_names: TempNames,
     /// Caps the files that this lane has open: see [`FILES_MAX`].
     files: Arc<Semaphore>,
+    cancel: Arc<Cancel>,
     /// Pairs of filesystems that cannot share blocks.
     unclonable: RefCell<Vec<(u64, u64)>>,
 }
 
 impl Lane {
     #[must_use]
-    pub fn new(source: Rc<dyn Fs>, dest: Rc<dyn Fs>, options: LaneOptions, seed: u64) -> Self {
+    pub fn new(
+        source: Rc<dyn Fs>,
+        dest: Rc<dyn Fs>,
+        options: LaneOptions,
+        cancel: Arc<Cancel>,
+        seed: u64,
+    ) -> Self {
         Self {
             source,
             dest,
@@ -132,6 +148,7 @@ impl Lane {
             buffers: contents::Buffers::default(),
             temp_names: TempNames::new(seed),
             files: Semaphore::new(FILES_MAX),
+            cancel,
             unclonable: RefCell::default(),
         }
     }
