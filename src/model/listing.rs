@@ -1,6 +1,7 @@
 //! The compact form of a directory's entries: fixed-size records, and their names in one arena.
 
 use std::ffi::CStr;
+use std::ops::Range;
 
 use super::entry::{Kind, Meta, Time};
 
@@ -45,6 +46,12 @@ const _: () = assert!(size_of::<Entry>() == 64);
 pub const NAME_LEN_MAX: usize = 255;
 
 impl Entry {
+    /// Where the name is in the arena, with its NUL.
+    pub(crate) fn name_range(&self) -> Range<usize> {
+        let start = self.name_start as usize;
+        start..start + usize::from(self.name_len) + 1
+    }
+
     /// The kind, where it is known from `d_type` or statx.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
@@ -104,7 +111,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Names, each with its terminating NUL, so that system calls can be pointed at them.
-    names: Vec<u8>,
+    pub(crate) names: Vec<u8>,
     pub entries: Vec<Entry>,
     /// Where getdents64 writes; kept here so that the allocation is used again.
     pub scratch: Vec<u8>,
@@ -145,9 +152,7 @@ impl Listing {
     /// If `entry` belongs to another listing.
     #[must_use]
     pub fn name(&self, entry: &Entry) -> &CStr {
-        let start = entry.name_start as usize;
-        let bytes = &self.names[start..=start + usize::from(entry.name_len)];
-        match CStr::from_bytes_with_nul(bytes) {
+        match CStr::from_bytes_with_nul(&self.names[entry.name_range()]) {
             Ok(name) => name,
             Err(_) => unreachable!("names are stored with exactly one NUL, at their end"),
         }
