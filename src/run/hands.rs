@@ -121,8 +121,8 @@ impl Hands for LaneHands {
         })
     }
 
-    fn opened<'a>(&'a self, shard: &'a Rc<Shard>, dirs: &'a Dirs) -> LocalBoxFuture<'a, ()> {
-        Box::pin(self.directory_opened(shard, dirs))
+    fn opened(&self, shard: &Shard, dirs: &Dirs) {
+        self.directory_opened(shard, dirs);
     }
 
     fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()> {
@@ -166,14 +166,23 @@ impl LaneHands {
         may
     }
 
-    /// An existing directory that its owner may not write to is opened up; `finish_synced` closes it again.
-    fn is_locked(&self, node: &Node, dest: &Meta) -> bool {
-        !self.options.privileged
-            && node.presence == Presence::Existing
-            && dest.mode & 0o700 != 0o700
+    /// Before names change in a directory: one that its owner may not write to is opened up, and closed again when it is
+    /// finished. Root needs no permission.
+    async fn unlock(&self, node: &Node, dest: &Handle) -> Result<(), Failure> {
+        let Some(now) = node.meta(Side::Destination) else {
+            return Ok(());
+        };
+        let writable = self.options.privileged || now.mode & 0o700 == 0o700;
+        if writable || node.presence != Presence::Existing || node.is_unlocked() {
+            return Ok(());
+        }
+        // Two at once do the same, which does no harm.
+        self.lane.unlock_dir(dest.clone(), now).await?;
+        node.set_unlocked();
+        Ok(())
     }
 
-    async fn directory_opened(&self, shard: &Rc<Shard>, dirs: &Dirs) {
+    fn directory_opened(&self, shard: &Shard, dirs: &Dirs) {
         let node = &dirs.node;
         let (Some(source), Some(dest)) = (node.meta(Side::Source), node.meta(Side::Destination))
         else {
@@ -190,15 +199,6 @@ impl LaneHands {
             self.tell(shard, What::Repair(attrs), Kind::Dir, || {
                 (node.path(), None)
             });
-        }
-        if self.options.dry_run || !self.is_locked(node, dest) {
-            return;
-        }
-        if let Some(dir) = &dirs.dest {
-            let unlocked = self.lane.unlock_dir(dir.clone(), dest).await;
-            if let Err(failure) = unlocked {
-                shard.report(error(failure, node.path()));
-            }
         }
     }
 
@@ -218,7 +218,7 @@ impl LaneHands {
                 .policy
                 .attrs_differing(source, dest)
                 .is_empty();
-            if !(made || touched || differs || self.is_locked(node, dest)) {
+            if !(made || touched || differs || node.is_unlocked()) {
                 return;
             }
         }
@@ -229,7 +229,7 @@ impl LaneHands {
             (Ok(_), None) => return,
         };
         let mut now = *dest;
-        if self.is_locked(node, dest) {
+        if node.is_unlocked() {
             now.mode |= 0o700;
         }
         let finished = self.lane.finish_dir(dir, source, &now, made, touched).await;
@@ -247,8 +247,7 @@ impl LaneHands {
         if !self.options.dry_run {
             let removed = match node::open(shard, parent, Side::Destination).await {
                 Ok(dest) => self
-                    .lane
-                    .remove_dir(&dest, node.name())
+                    .remove_dir(parent, &dest, node.name())
                     .await
                     .map_err(|failure| error(failure, node.path())),
                 Err(error) => Err(error),
@@ -260,6 +259,16 @@ impl LaneHands {
             parent.touch();
         }
         self.count_deleted(shard, Kind::Dir, || node.path());
+    }
+
+    async fn remove_dir(&self, parent: &Node, dest: &Handle, name: &CStr) -> Result<(), Failure> {
+        self.unlock(parent, dest).await?;
+        self.lane.remove_dir(dest, name).await
+    }
+
+    async fn unlink(&self, parent: &Node, dest: &Handle, name: &CStr) -> Result<(), Failure> {
+        self.unlock(parent, dest).await?;
+        self.lane.unlink(dest, name).await
     }
 
     fn count_deleted(&self, shard: &Shard, kind: Kind, path: impl FnOnce() -> Vec<u8>) {
@@ -338,7 +347,7 @@ impl Work<'_> {
             return None;
         }
         if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
-            match self.hands.lane.unlink(dest, name).await {
+            match self.hands.unlink(node, dest, name).await {
                 Ok(()) => node.touch(),
                 // Gone already, which is all that was wanted.
                 Err(failure) if failure.cause == Cause::Errno(Errno::ENOENT) => return None,
@@ -391,8 +400,8 @@ impl Work<'_> {
         let mut presence = Presence::Absent;
         if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
             let lane = &self.hands.lane;
-            let mut result = Ok(());
-            if step.action == Action::Supplant {
+            let mut result = self.hands.unlock(&self.dirs.node, dest).await;
+            if result.is_ok() && step.action == Action::Supplant {
                 result = match lane.unlink(dest, name).await {
                     Err(failure) if failure.cause != Cause::Errno(Errno::ENOENT) => Err(failure),
                     _ => Ok(()),
@@ -540,6 +549,7 @@ impl Work<'_> {
         if self.hands.options.dry_run {
             self.count_made(wanted.kind, wanted.size);
         } else {
+            self.hands.unlock(&self.dirs.node, place.dest).await?;
             self.dirs.node.touch();
             match wanted.kind {
                 Kind::File => {
@@ -593,7 +603,11 @@ impl Work<'_> {
         if self.hands.options.dry_run {
             return Ok(());
         }
-        let not_empty = match lane.remove_dir(place.dest, name).await {
+        let removed = self
+            .hands
+            .remove_dir(&self.dirs.node, place.dest, name)
+            .await;
+        let not_empty = match removed {
             Ok(()) => {
                 self.shard.tally().entries_deleted.add(1);
                 return Ok(());

@@ -176,7 +176,7 @@ pub trait Hands {
     ) -> LocalBoxFuture<'a, ()>;
 
     /// Both directories are open: says what differs between them themselves.
-    fn opened<'a>(&'a self, shard: &'a Rc<Shard>, dirs: &'a Dirs) -> LocalBoxFuture<'a, ()>;
+    fn opened(&self, shard: &Shard, dirs: &Dirs);
 
     /// Nothing below the directory will change any more.
     fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()>;

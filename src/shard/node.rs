@@ -52,6 +52,8 @@ pub struct Node {
     dest: Slot,
     /// This run changed names in the destination directory, so its mtime has moved.
     touched: AtomicBool,
+    /// The destination directory was made writable for its owner, until it is finished.
+    unlocked: AtomicBool,
     /// Of a directory to be removed: something in it had to stay.
     kept: AtomicBool,
 }
@@ -107,6 +109,7 @@ impl Node {
             source: Slot::default(),
             dest: Slot::default(),
             touched: AtomicBool::new(false),
+            unlocked: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         }
     }
@@ -180,6 +183,16 @@ impl Node {
     #[must_use]
     pub fn is_touched(&self) -> bool {
         self.touched.load(SeqCst)
+    }
+
+    /// The destination directory was made writable for its owner.
+    pub fn set_unlocked(&self) {
+        self.unlocked.store(true, SeqCst);
+    }
+
+    #[must_use]
+    pub fn is_unlocked(&self) -> bool {
+        self.unlocked.load(SeqCst)
     }
 
     /// Something in this directory stays, so neither it nor its parents can be removed.

@@ -118,7 +118,7 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     };
     let mode = shard.shared.options.mode;
     if mode == Mode::Sync {
-        shard.hands.opened(shard, &dirs).await;
+        shard.hands.opened(shard, &dirs);
     }
     let mut part = Part::new(shard, dirs.clone());
     let entries_max = if shard.shared.shards() > 1 {
