@@ -5,7 +5,7 @@
 //! lib.rs       the same engine as a library
 //! cli.rs       what was typed                     config.rs   what was decided
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
-//!   run/hands.rs    where shard and transfer meet
+//!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //! error.rs     one error type, and its class
 //! model/       pure: entry, listing, compare, action, path, tally, event
 //! control/     pure: the router between inline calls and the ring

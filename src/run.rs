@@ -2,6 +2,7 @@
 
 mod hands;
 pub mod limits;
+mod work;
 
 use std::fmt;
 use std::os::fd::OwnedFd;

@@ -6,6 +6,7 @@ pub mod local;
 pub mod op;
 pub mod probe;
 pub mod ring;
+mod sqe;
 
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};

@@ -15,26 +15,26 @@
 //!   writes into freed memory, and a descriptor that nobody waits for is closed.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, squeue};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rustix::fs::Statx;
 use slab::Slab;
 
 use super::inline;
-use super::op::{Handle, Op, OpError, Outcome, Reply, Target};
+use super::op::{Handle, Op, Outcome, Reply};
 use super::probe::Support;
+use super::sqe::{outcome_of, sqe_of, statx_result, statx_sqe};
 use crate::model::{Listing, State};
 
 /// The most operations in flight on one ring; far above what any device profits from.
@@ -310,7 +310,7 @@ impl Inner {
             outcome: None,
             abandoned: false,
         });
-        let sqe = sqe_of(&mut one);
+        let sqe = sqe_of(&mut one.op, &mut one.statx);
         let key = self.slots.borrow_mut().insert(Slot::One(one));
         self.push(&sqe.user_data(key as u64));
         key
@@ -410,7 +410,7 @@ impl Inner {
         let mut slots = self.slots.borrow_mut();
         let abandoned = match &mut slots[key] {
             Slot::One(one) => {
-                one.outcome = Some(outcome_of(one, result));
+                one.outcome = Some(outcome_of(&mut one.op, &one.statx, result));
                 if let Some(waker) = one.waker.take() {
                     waker.wake();
                 }
@@ -518,130 +518,4 @@ fn yield_once() -> impl Future<Output = ()> {
         cx.waker().wake_by_ref();
         Poll::Pending
     })
-}
-
-fn fd(handle: &Handle) -> types::Fd {
-    use std::os::fd::AsFd;
-    types::Fd(handle.as_fd().as_raw_fd())
-}
-
-fn statx_sqe(
-    dir: &Handle,
-    name: &CStr,
-    extra_flags: i32,
-    buffer: &mut MaybeUninit<Statx>,
-) -> squeue::Entry {
-    let flags = inline::STATX_AT.bits().cast_signed() | extra_flags;
-    opcode::Statx::new(fd(dir), name.as_ptr(), buffer.as_mut_ptr().cast())
-        .flags(flags)
-        .mask(inline::STATX_WANTED.bits())
-        .build()
-}
-
-fn open_sqe(at: &Handle, name: &CStr, flags: nix::fcntl::OFlag, mode: u32) -> squeue::Entry {
-    opcode::OpenAt::new(fd(at), name.as_ptr())
-        .flags(flags.bits())
-        .mode(mode)
-        .build()
-}
-
-/// The submission entry for an operation. It points into `one`, which is boxed and stays in its slot.
-fn sqe_of(one: &mut One) -> squeue::Entry {
-    let One { op, statx, .. } = one;
-    match op {
-        Op::OpenDir { at, name } => open_sqe(at, name, inline::OPEN_DIR, 0),
-        Op::Open { at, name } => open_sqe(at, name, inline::OPEN_FILE, 0),
-        Op::Create { at, name, mode } => open_sqe(at, name, inline::CREATE_FILE, *mode),
-        Op::Stat {
-            target: Target::Open(file),
-        } => statx_sqe(file, c"", libc_at_empty_path(), statx),
-        Op::Stat {
-            target: Target::Name(at, name),
-        } => statx_sqe(at, name, 0, statx),
-        Op::Read {
-            file,
-            buffer,
-            offset,
-        } => opcode::Read::new(fd(file), buffer.as_mut_ptr(), length_of(buffer.len()))
-            .offset(*offset)
-            .build(),
-        Op::Write {
-            file,
-            buffer,
-            range,
-            offset,
-        } => {
-            let bytes = &buffer[range.clone()];
-            opcode::Write::new(fd(file), bytes.as_ptr(), length_of(bytes.len()))
-                .offset(*offset)
-                .build()
-        }
-        Op::MakeDir { at, name, mode } => opcode::MkDirAt::new(fd(at), name.as_ptr())
-            .mode(*mode)
-            .build(),
-        Op::MakeSymlink { at, name, target } => {
-            opcode::SymlinkAt::new(fd(at), target.as_ptr(), name.as_ptr()).build()
-        }
-        Op::Link {
-            from,
-            from_name,
-            to,
-            to_name,
-        } => opcode::LinkAt::new(fd(from), from_name.as_ptr(), fd(to), to_name.as_ptr()).build(),
-        Op::Unlink { at, name } => opcode::UnlinkAt::new(fd(at), name.as_ptr()).build(),
-        Op::RemoveDir { at, name } => opcode::UnlinkAt::new(fd(at), name.as_ptr())
-            .flags(nix::libc::AT_REMOVEDIR)
-            .build(),
-        Op::Close { file } => opcode::Close::new(fd(file)).build(),
-        Op::Rename { at, from, to } => {
-            opcode::RenameAt::new(fd(at), from.as_ptr(), fd(at), to.as_ptr()).build()
-        }
-        other => unreachable!("{:?} is not an operation of the ring", other.kind()),
-    }
-}
-
-fn libc_at_empty_path() -> i32 {
-    nix::libc::AT_EMPTY_PATH
-}
-
-/// Reads and writes of more than 4 GiB at once are cut; callers loop on short counts anyway.
-fn length_of(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
-}
-
-#[allow(unsafe_code)]
-fn statx_result(buffer: &MaybeUninit<Statx>, result: i32) -> Result<crate::model::Meta, Errno> {
-    if result < 0 {
-        return Err(Errno::from_raw(-result));
-    }
-    // SAFETY: a statx that returned success has filled the whole structure, which has no invalid bit patterns.
-    inline::meta_of(unsafe { buffer.assume_init_ref() })
-}
-
-#[allow(unsafe_code)]
-fn outcome_of(one: &mut One, result: i32) -> Outcome {
-    let kind = one.op.kind();
-    let failed = |errno| OpError { kind, errno };
-    if let Op::Close { file } = &mut one.op {
-        // The kernel has closed it, whatever it returned; nobody else may.
-        file.forget();
-    }
-    if result < 0 {
-        return Err(failed(Errno::from_raw(-result)));
-    }
-    match &mut one.op {
-        Op::OpenDir { .. } | Op::Open { .. } | Op::Create { .. } => {
-            // SAFETY: a successful openat returned this descriptor to us, and nobody else knows it.
-            let fd = unsafe { OwnedFd::from_raw_fd(result) };
-            inline::opened(fd).map_err(failed)
-        }
-        Op::Stat { .. } => statx_result(&one.statx, result)
-            .map(Reply::Meta)
-            .map_err(failed),
-        Op::Read { buffer, .. } | Op::Write { buffer, .. } => {
-            let count = usize::try_from(result).unwrap_or(0);
-            Ok(Reply::Moved(std::mem::take(buffer), count))
-        }
-        _ => Ok(Reply::Done),
-    }
 }

@@ -1,0 +1,354 @@
+//! One directory's plan, entry by entry: what the lane does about each, how it is counted and told.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use super::hands::{LaneHands, SpreadOverShards, error};
+use crate::error::{Cause, Error, OpKind, Side};
+use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
+use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
+use crate::transfer::{Failure, Place, TreeRemoval};
+
+/// The plan of one directory, being carried out.
+pub(super) struct Work<'a> {
+    pub hands: &'a LaneHands,
+    pub shard: &'a Rc<Shard>,
+    pub dirs: &'a Dirs,
+    pub plan: &'a Plan,
+}
+
+impl Work<'_> {
+    fn path_of(&self, name: &CStr) -> Vec<u8> {
+        self.dirs.node.path_of(name)
+    }
+
+    fn report(&self, failure: Failure, name: &CStr) {
+        self.shard.report(error(failure, self.path_of(name)));
+    }
+
+    fn name(&self, step: &Step) -> &CStr {
+        self.plan.source.name(self.plan.entry(step))
+    }
+
+    /// Removes a name; a directory comes back as a child to be emptied first.
+    pub(super) async fn remove(&self, removal: &Removal) -> Option<Child> {
+        let Removal { name, kind, stray } = removal;
+        let node = &self.dirs.node;
+        let child = || {
+            Some(Child {
+                name: name.clone(),
+                job: Job::Remove,
+                presence: Presence::Existing,
+            })
+        };
+        if self.shard.cancelled() {
+            node.keep();
+            return None;
+        }
+        if *kind == Kind::Dir {
+            return child();
+        }
+        if !stray && !self.hands.may_delete() {
+            node.keep();
+            return None;
+        }
+        if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
+            match self.hands.unlink(node, dest, name).await {
+                Ok(()) => node.touch(),
+                // Gone already, which is all that was wanted.
+                Err(failure) if failure.cause == Cause::Errno(Errno::ENOENT) => return None,
+                // The filesystem had not told that it is a directory.
+                Err(failure) if failure.cause == Cause::Errno(Errno::EISDIR) => return child(),
+                Err(failure) => {
+                    node.keep();
+                    self.report(failure, name);
+                    return None;
+                }
+            }
+        }
+        if *stray {
+            // A dry run meets it in each pass.
+            let first_pass = self.shard.shared.options.mode == Mode::Sync;
+            self.shard.tally().strays_removed.add(u64::from(first_pass));
+        } else {
+            let path = || self.path_of(name);
+            self.hands.count_deleted(self.shard, *kind, path);
+        }
+        None
+    }
+
+    /// Sees to it that a directory of the source is there, and returns it to be visited.
+    pub(super) async fn directory(&self, step: &Step) -> Option<Child> {
+        if self.shard.cancelled() {
+            return None;
+        }
+        let name = self.name(step);
+        let presence = match step.action {
+            Action::Create | Action::Supplant => self.make_directory(step, name).await?,
+            _ => Presence::Existing,
+        };
+        let options = &self.shard.shared.options;
+        if options.one_file_system && options.mode == Mode::Sync {
+            let wanted = self.plan.meta(step);
+            if wanted.dev != self.plan.source_dev {
+                self.leave_mount_point(name, &wanted, presence).await;
+                return None;
+            }
+        }
+        Some(Child {
+            name: name.to_owned(),
+            job: Job::Sync,
+            presence,
+        })
+    }
+
+    async fn make_directory(&self, step: &Step, name: &CStr) -> Option<Presence> {
+        let mut presence = Presence::Absent;
+        if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
+            let lane = &self.hands.lane;
+            let mut result = self.hands.unlock(&self.dirs.node, dest).await;
+            if result.is_ok() && step.action == Action::Supplant {
+                result = match lane.unlink(dest, name).await {
+                    Err(failure) if failure.cause != Cause::Errno(Errno::ENOENT) => Err(failure),
+                    _ => Ok(()),
+                };
+            }
+            if result.is_ok() {
+                result = lane.make_dir(dest, name).await;
+            }
+            if let Err(failure) = result {
+                self.report(failure, name);
+                return None;
+            }
+            self.dirs.node.touch();
+            presence = Presence::Made;
+        }
+        self.shard.tally().dirs_made.add(1);
+        let told = || (self.path_of(name), None);
+        self.hands.tell(self.shard, What::Create, Kind::Dir, told);
+        Some(presence)
+    }
+
+    /// `-x`: a mount point has its directory on the destination, with its attributes, and nothing in it is looked at.
+    async fn leave_mount_point(&self, name: &CStr, wanted: &Meta, presence: Presence) {
+        let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) else {
+            return;
+        };
+        if presence == Presence::Made
+            && let Err(failure) = self.hands.lane.dress(dest, name, wanted).await
+        {
+            self.report(failure, name);
+        }
+    }
+
+    /// Carries out one step and reports its failure.
+    pub(super) async fn step(&self, step: &Step) {
+        if self.shard.cancelled() {
+            return;
+        }
+        let name = self.name(step);
+        let wanted = self.plan.meta(step);
+        let (Some(source), Some(dest)) = (&self.dirs.source, &self.dirs.dest) else {
+            // A dry run into a directory that is not there: everything in it would be made.
+            self.count_made(wanted.kind, wanted.size);
+            let told = || (self.path_of(name), None);
+            return self.hands.tell(self.shard, What::Create, wanted.kind, told);
+        };
+        let place = Place { source, dest, name };
+        let acted = self
+            .act(place, step.action, &wanted, step.dest.as_deref())
+            .await;
+        match acted {
+            // Told once, for the whole run.
+            Ok(())
+            | Err(Failure {
+                cause: Cause::Interrupted,
+                ..
+            }) => {}
+            Err(failure) => self.report(failure, name),
+        }
+    }
+
+    async fn act(
+        &self,
+        place: Place<'_>,
+        action: Action,
+        wanted: &Meta,
+        existing: Option<&Meta>,
+    ) -> Result<(), Failure> {
+        let lane = &self.hands.lane;
+        match (action, existing) {
+            (Action::CompareContents, Some(existing)) => {
+                let equal = if wanted.kind == Kind::Symlink {
+                    lane.symlinks_equal(place).await?
+                } else {
+                    lane.files_equal(place).await?
+                };
+                let policy = &self.shard.shared.options.policy;
+                let action = decide_contents(wanted, existing, equal, policy);
+                Box::pin(self.act(place, action, wanted, Some(existing))).await
+            }
+            (Action::Repair(attrs), Some(existing)) => {
+                self.repair(place, attrs, wanted, existing).await
+            }
+            (Action::Skip(reason), _) => {
+                let tally = self.shard.tally();
+                match reason {
+                    SkipReason::Equal => tally.entries_equal.add(1),
+                    _ => tally.entries_skipped.add(1),
+                }
+                Ok(())
+            }
+            (Action::Supplant, Some(existing)) if existing.kind == Kind::Dir => {
+                self.clear_way(place).await?;
+                self.make(place, wanted, None, What::Create).await
+            }
+            (Action::Replace, Some(existing)) => {
+                let policy = &self.shard.shared.options.policy;
+                let what = What::Replace {
+                    contents: policy.compare_contents && wanted.size == existing.size,
+                    size: wanted.size != existing.size,
+                    attrs: policy.attrs_differing(wanted, existing),
+                };
+                self.make(place, wanted, Some(existing), what).await
+            }
+            _ => self.make(place, wanted, existing, What::Create).await,
+        }
+    }
+
+    async fn repair(
+        &self,
+        place: Place<'_>,
+        attrs: Attrs,
+        wanted: &Meta,
+        existing: &Meta,
+    ) -> Result<(), Failure> {
+        if !self.hands.options.dry_run {
+            self.hands.lane.repair(place, wanted, existing).await?;
+        }
+        self.shard.tally().entries_repaired.add(1);
+        let target = self.link_target(place, wanted.kind).await;
+        let told = || (self.path_of(place.name), target);
+        self.hands
+            .tell(self.shard, What::Repair(attrs), wanted.kind, told);
+        Ok(())
+    }
+
+    /// What a symlink's line shows; only asked for when somebody looks.
+    async fn link_target(&self, place: Place<'_>, kind: Kind) -> Option<Vec<u8>> {
+        if kind != Kind::Symlink || !self.shard.shared.sink.wants_items() {
+            return None;
+        }
+        let target = self.hands.lane.read_link(place, Side::Source).await.ok()?;
+        Some(target.into_bytes())
+    }
+
+    /// Makes or replaces an inode that is not a directory.
+    async fn make(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        existing: Option<&Meta>,
+        what: What,
+    ) -> Result<(), Failure> {
+        let lane = &self.hands.lane;
+        if self.hands.options.dry_run {
+            self.count_made(wanted.kind, wanted.size);
+        } else {
+            self.hands.unlock(&self.dirs.node, place.dest).await?;
+            self.dirs.node.touch();
+            match wanted.kind {
+                Kind::File => {
+                    let spread = SpreadOverShards(self.shard);
+                    let copied = lane.copy_file(place, existing, &spread).await?;
+                    let tally = self.shard.tally();
+                    if copied.cloned {
+                        tally.bytes_cloned.add(copied.bytes);
+                        self.count_made(Kind::File, 0);
+                    } else {
+                        self.count_made(Kind::File, copied.bytes);
+                    }
+                    if copied.unsettled {
+                        let path = self.path_of(place.name);
+                        let op = OpKind::Read;
+                        self.shard
+                            .report(Error::new(op, Side::Source, path, Cause::Changing));
+                    }
+                }
+                Kind::Symlink => {
+                    lane.copy_symlink(place, wanted, existing).await?;
+                    self.count_made(Kind::Symlink, 0);
+                }
+                kind => {
+                    lane.copy_special(place, wanted, existing).await?;
+                    self.count_made(kind, 0);
+                }
+            }
+        }
+        let target = self.link_target(place, wanted.kind).await;
+        let told = || (self.path_of(place.name), target);
+        self.hands.tell(self.shard, what, wanted.kind, told);
+        Ok(())
+    }
+
+    fn count_made(&self, kind: Kind, bytes: u64) {
+        let tally = self.shard.tally();
+        match kind {
+            Kind::File => {
+                tally.files_copied.add(1);
+                tally.bytes_copied.add(bytes);
+            }
+            Kind::Symlink => tally.symlinks_made.add(1),
+            _ => tally.specials_made.add(1),
+        }
+    }
+
+    /// Removes a directory that is where another kind must go: an empty one always, a full one only when asked.
+    async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
+        let (lane, name) = (&self.hands.lane, place.name);
+        if self.hands.options.dry_run {
+            return Ok(());
+        }
+        let removed = self
+            .hands
+            .remove_dir(&self.dirs.node, place.dest, name)
+            .await;
+        let not_empty = match removed {
+            Ok(()) => {
+                self.shard.tally().entries_deleted.add(1);
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        let full = matches!(
+            not_empty.cause,
+            Cause::Errno(Errno::ENOTEMPTY | Errno::EEXIST)
+        );
+        if !full {
+            return Err(not_empty);
+        }
+        if !self.hands.options.may_supplant_trees {
+            let cause = Cause::DirectoryInTheWay;
+            return Err(Failure { cause, ..not_empty });
+        }
+        let may_remove = |kind: Kind, names: &[&CStr]| {
+            let path = || {
+                let names: Vec<&[u8]> = names.iter().map(|name| name.to_bytes()).collect();
+                crate::model::path::join(&self.dirs.node.path(), &names.join(&b'/'))
+            };
+            if names.len() > 1 {
+                self.hands.count_deleted(self.shard, kind, path);
+            } else {
+                // The name itself does not go: it is replaced, and told as that.
+                self.shard.tally().entries_deleted.add(1);
+            }
+            !self.shard.cancelled()
+        };
+        match lane.remove_tree(place.dest, name, &may_remove).await? {
+            TreeRemoval::Removed => Ok(()),
+            TreeRemoval::Refused => Err(not_empty),
+        }
+    }
+}
