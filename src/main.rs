@@ -146,7 +146,11 @@ fn run(config: Config) -> u8 {
     let mut text = String::new();
     if config.report.json {
         text = summary::json(task, dry_run, &outcome, &errors) + "\n";
-    } else if !config.quiet {
+    } else if config.quiet {
+        for trouble in summary::troubles(&outcome, &errors) {
+            eprintln!("ringsync: {trouble}");
+        }
+    } else {
         text = words + "\n";
     }
     if config.stats && !config.report.json {

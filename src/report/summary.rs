@@ -139,7 +139,9 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
     parts.join(", ")
 }
 
-fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
+/// What went wrong, a sentence each: the part of the summary that `--quiet` keeps, on standard error.
+#[must_use]
+pub fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
     let mut lines = Vec::new();
     let failed = errors.entry + errors.fatal;
     if failed > 0 {
