@@ -72,11 +72,10 @@ pub enum OpKind {
     CopyRange,
     Clone,
     Truncate,
-    Sync,
 }
 
 impl OpKind {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::OpenDir,
         Self::ReadDir,
         Self::Stat,
@@ -99,7 +98,6 @@ impl OpKind {
         Self::CopyRange,
         Self::Clone,
         Self::Truncate,
-        Self::Sync,
     ];
 
     /// The verb of messages and JSON: `cannot VERB path`.
@@ -128,7 +126,6 @@ impl OpKind {
             Self::CopyRange => "copy to",
             Self::Clone => "reflink to",
             Self::Truncate => "set size of",
-            Self::Sync => "flush",
         }
     }
 }

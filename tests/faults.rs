@@ -74,6 +74,10 @@ fn job(delete: Delete) -> Job {
 }
 
 fn sync(source: &SimFs, dest: &SimFs, delete: Delete) -> Ended {
+    sync_with(source, dest, job(delete))
+}
+
+fn sync_with(source: &SimFs, dest: &SimFs, job: Job) -> Ended {
     let (source_fs, dest_fs) = (source.clone(), dest.clone());
     let roots = Roots {
         source: source.root(),
@@ -81,7 +85,7 @@ fn sync(source: &SimFs, dest: &SimFs, delete: Delete) -> Ended {
         dest_identity: Some(dest.root_identity()),
         fs: Arc::new(move || Ok((source_fs.mount(), dest_fs.mount()))),
     };
-    let run = Run::with_roots(job(delete), roots);
+    let run = Run::with_roots(job, roots);
     let collect = Arc::new(Collect::default());
     let sink: Arc<dyn Sink> = collect.clone();
     let outcome = run.execute(&sink).unwrap();
@@ -210,6 +214,27 @@ fn without_faults_the_trees_become_equal_and_stay_untouched() {
             + totals.dirs_made;
         assert_eq!(changes, 0, "{totals:?}");
     }
+}
+
+#[test]
+fn contents_that_differ_beyond_a_short_read_are_seen() {
+    let (source, dest) = (SimFs::new(1), SimFs::new(2));
+    source.add("file", Kind::File, 0o644, 10, b"equal at first, then A");
+    dest.add("file", Kind::File, 0o644, 10, b"equal at first, then B");
+    let policy = Policy {
+        compare_contents: true,
+        ..Policy::archive()
+    };
+    let ended = sync_with(
+        &source,
+        &dest,
+        Job {
+            policy,
+            ..job(Delete::Never)
+        },
+    );
+    assert_eq!((ended.exit_code, ended.outcome.totals.files_copied), (0, 1));
+    assert_equal(&source, &dest, "compared by contents");
 }
 
 /// Failures of one side, one after another until the run has no more operations.

@@ -19,6 +19,9 @@ const COPY_RANGE_BYTES_MIN: u64 = 128 * 1024;
 /// One copy_file_range call: about a millisecond of memory bandwidth, after which others get their turn.
 const COPY_RANGE_BYTES_MAX: u64 = 4 << 20;
 
+/// What is copied at most of a file that says it is empty and is not: some of them never end.
+const UNSIZED_BYTES_MAX: u64 = 1 << 30;
+
 /// Buffers of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(RefCell<Vec<Vec<u8>>>);
@@ -84,7 +87,8 @@ impl Pair<'_> {
         }
     }
 
-    /// Reads up to the end of the range, or of the file if that comes first, and writes it.
+    /// Reads up to the end of the range, or of the file if that comes first, and writes it. Only a read of nothing is the
+    /// end of the file: FUSE and /proc give short counts before it.
     async fn read_and_write(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
         let mut at = span.start;
         let mut buffer = buffers.take();
@@ -99,10 +103,6 @@ impl Pair<'_> {
             }
             buffer = self.write_all(buffer, count_wanted, at).await?;
             at += count_wanted as u64;
-            if count < BUFFER_BYTES {
-                // A short read of a regular file is its end.
-                break;
-            }
             glommio::executor().yield_if_needed().await;
         }
         buffers.give_back(buffer);
@@ -194,7 +194,8 @@ impl Lane {
             dest_fs: &self.dest,
             source,
             dest,
-            in_kernel: self.options.reflink != Reflink::Never,
+            // In the kernel, a file that says 0 is taken at its word.
+            in_kernel: self.options.reflink != Reflink::Never && size > 0,
         };
         let bytes = if size >= large::BYTES_MIN {
             let file = dest.clone();
@@ -205,16 +206,8 @@ impl Lane {
             large.wait().await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.
-            let end = if size == 0 {
-                BUFFER_BYTES as u64 * 4096
-            } else {
-                size
-            };
-            if size == 0 {
-                pair.read_and_write(0..end, &self.buffers).await?
-            } else {
-                pair.copy_span(0..end, &self.buffers).await?
-            }
+            let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
+            pair.copy_span(0..end, &self.buffers).await?
         };
         Ok(Copied {
             bytes,
@@ -260,17 +253,18 @@ impl Lane {
             (ours, source_count) = read(&self.source, source, ours, offset, Side::Source).await?;
             (theirs, dest_count) =
                 read(&self.dest, dest, theirs, offset, Side::Destination).await?;
-            // Short reads of regular files are their ends, so unequal counts are unequal sizes.
-            if ours[..source_count] != theirs[..dest_count] {
+            // Either side may read short; what both have is compared, and the rest is read again.
+            let both = source_count.min(dest_count);
+            if ours[..both] != theirs[..both] {
                 break false;
             }
-            if source_count < BUFFER_BYTES {
-                break true;
+            if both == 0 {
+                break source_count == dest_count;
             }
             if self.cancel.is_set() {
                 return Err(Failure::interrupted(Side::Source));
             }
-            offset += source_count as u64;
+            offset += both as u64;
             glommio::executor().yield_if_needed().await;
         };
         self.buffers.give_back(ours);

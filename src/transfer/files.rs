@@ -46,7 +46,8 @@ impl Lane {
                     return Err(failure);
                 }
             };
-            let settled = after.size == before.size && after.mtime == before.mtime;
+            let whole = copied.bytes >= before.size;
+            let settled = whole && after.size == before.size && after.mtime == before.mtime;
             if !settled && attempt < ATTEMPTS_MAX {
                 attempt += 1;
                 self.discard(place.dest, &made.name).await;

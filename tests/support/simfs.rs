@@ -13,6 +13,8 @@ use ringsync::model::{Kind, Listing, Meta, State, Time};
 
 /// Names that one simulated getdents64 returns: few, so that even small directories take several.
 const NAMES_PER_READ: usize = 3;
+/// Bytes that one simulated read or write moves: POSIX allows short counts anywhere, and FUSE and /proc use that.
+const BYTES_PER_CALL: usize = 5;
 /// The time at which everything written by the engine is stamped: after every mtime that tests give out.
 const NOW: Time = Time {
     sec: 2_000_000_000,
@@ -413,7 +415,7 @@ impl Mount {
                 let number = inner.number_of(&file);
                 let data = &inner.inode(number)?.data;
                 let start = usize::try_from(offset).unwrap().min(data.len());
-                let count = (data.len() - start).min(buffer.len());
+                let count = (data.len() - start).min(buffer.len()).min(BYTES_PER_CALL);
                 buffer[..count].copy_from_slice(&data[start..start + count]);
                 Ok(Reply::Moved(buffer, count))
             }
@@ -424,8 +426,9 @@ impl Mount {
                 offset,
             } => {
                 inner.count(kind, c"")?;
-                let count = range.len();
-                inner.write(&file, &buffer[range], offset)?;
+                let count = range.len().min(BYTES_PER_CALL);
+                let bytes = &buffer[range.start..range.start + count];
+                inner.write(&file, bytes, offset)?;
                 Ok(Reply::Moved(buffer, count))
             }
             Op::CopyRange { .. } | Op::Clone { .. } => {
