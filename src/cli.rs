@@ -59,6 +59,12 @@ pub struct SyncArgs {
     /// Where a file appears: complete under a temporary name and then renamed, or under its own name from the start
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub write_mode: WriteModeArg,
+    /// Write blocks of zeros as holes
+    #[arg(short = 'S', long)]
+    pub sparse: bool,
+    /// Read files whole, also where the source's filesystem says that it has holes
+    #[arg(long)]
+    pub ignore_holes: bool,
     /// Share data blocks with the source where the filesystem can
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub reflink: ReflinkArg,
@@ -132,6 +138,27 @@ pub struct CompareArgs {
     /// Do not enter other filesystems
     #[arg(short = 'x', long)]
     pub one_file_system: bool,
+    /// Carry hard links: names of one file stay names of one file
+    #[arg(short = 'H', long)]
+    pub hard_links: bool,
+    /// Carry POSIX ACLs
+    #[arg(short = 'A', long)]
+    pub acls: bool,
+    /// Carry extended attributes: all namespaces for root, `user.*` for others
+    #[arg(short = 'X', long)]
+    pub xattrs: bool,
+    /// Take symlinks in SRC for what they lead to
+    #[arg(short = 'L', long)]
+    pub copy_links: bool,
+    /// Take symlinks that lead out of SRC for what they lead to
+    #[arg(long)]
+    pub copy_unsafe_links: bool,
+    /// Leave out symlinks that lead out of SRC
+    #[arg(long)]
+    pub safe_links: bool,
+    /// Owners and groups are always carried by number: accepted for rsync's sake
+    #[arg(long)]
+    pub numeric_ids: bool,
     /// Do not carry modes
     #[arg(long)]
     pub no_perms: bool,

@@ -9,13 +9,10 @@ use crate::cli::{
 };
 use crate::io::EngineChoice;
 use crate::io::ring::DEPTH_MAX;
-use crate::model::Policy;
+use crate::model::{Carried, Policy, Symlinks};
 use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::{Delete, Job, Task, limits};
 use crate::transfer::{Reflink, WriteMode};
-
-/// Directories in work at once on each core, for local filesystems.
-const DIRS_PER_CORE: usize = 4;
 
 /// A job and how to tell about it.
 #[derive(Debug)]
@@ -47,6 +44,7 @@ impl Config {
         let job = Job {
             policy: policy(&args.compare),
             one_file_system: args.compare.one_file_system,
+            symlinks: symlinks(&args.compare),
             delete,
             delete_max: args.max_delete,
             force: args.force,
@@ -60,6 +58,8 @@ impl Config {
                 ReflinkArg::Always => Reflink::Always,
                 ReflinkArg::Never => Reflink::Never,
             },
+            sparse: args.sparse,
+            trust_holes: !args.ignore_holes,
             ..base
         };
         Ok(Self::with_report(job, args.report, Detail::None))
@@ -72,6 +72,7 @@ impl Config {
         let job = Job {
             policy: policy(&args.compare),
             one_file_system: args.compare.one_file_system,
+            symlinks: symlinks(&args.compare),
             delete: Delete::During,
             dry_run: true,
             ..base
@@ -132,29 +133,17 @@ fn base_job(
     }
     let cpus = choose_cpus(engine.cores.as_deref(), &limits::allowed_cpus())?;
     Ok(Job {
-        task,
-        source,
-        dest,
-        policy: Policy::archive(),
-        delete: Delete::Never,
-        delete_max: None,
-        force: false,
-        dry_run: false,
-        one_file_system: false,
-        write_mode: WriteMode::Atomic,
-        reflink: Reflink::Auto,
         engine: match engine.io_engine {
             EngineArg::Auto => EngineChoice::Auto,
             EngineArg::Ring => EngineChoice::Ring,
             EngineArg::Inline => EngineChoice::Inline,
         },
         io_depth: engine.io_depth,
-        dirs_max: cpus.len() * DIRS_PER_CORE,
-        cpus,
         descriptors_max: limits::raise_descriptor_limit(),
         privileged: limits::is_privileged(),
         own_ids: limits::own_ids(),
         umask: limits::clear_umask(),
+        ..Job::archive(task, source, dest, cpus)
     })
 }
 
@@ -176,6 +165,21 @@ fn policy(args: &CompareArgs) -> Policy {
         carry_times: !args.no_times,
         carry_devices: !args.no_devices && privileged,
         carry_specials: !args.no_specials,
+        extended: Carried {
+            acls: args.acls,
+            xattrs: args.xattrs,
+            every_namespace: privileged,
+        },
+        carry_links: args.hard_links,
+    }
+}
+
+fn symlinks(args: &CompareArgs) -> Symlinks {
+    match (args.copy_links, args.copy_unsafe_links, args.safe_links) {
+        (true, ..) => Symlinks::Follow,
+        (_, true, _) => Symlinks::FollowUnsafe,
+        (_, _, true) => Symlinks::SkipUnsafe,
+        _ => Symlinks::Keep,
     }
 }
 

@@ -72,10 +72,13 @@ pub enum OpKind {
     CopyRange,
     Clone,
     Truncate,
+    ReadXattrs,
+    SetXattrs,
+    SeekData,
 }
 
 impl OpKind {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::OpenDir,
         Self::ReadDir,
         Self::Stat,
@@ -98,6 +101,9 @@ impl OpKind {
         Self::CopyRange,
         Self::Clone,
         Self::Truncate,
+        Self::ReadXattrs,
+        Self::SetXattrs,
+        Self::SeekData,
     ];
 
     /// The verb of messages and JSON: `cannot VERB path`.
@@ -126,6 +132,9 @@ impl OpKind {
             Self::CopyRange => "copy to",
             Self::Clone => "reflink to",
             Self::Truncate => "set size of",
+            Self::ReadXattrs => "read extended attributes of",
+            Self::SetXattrs => "set extended attributes of",
+            Self::SeekData => "find data in",
         }
     }
 }
@@ -140,6 +149,10 @@ pub enum Cause {
     DirectoryInTheWay,
     /// The source tree leads into the destination tree (a bind mount, say).
     LoopIntoDestination,
+    /// The source symlink is to be followed, and leads nowhere.
+    NoReferent,
+    /// The source symlink is to be followed, and leads to a directory that it is in.
+    SymlinkLoop,
     /// The run was asked to end while a large file was in work.
     Interrupted,
 }
@@ -156,6 +169,10 @@ impl fmt::Display for Cause {
             ),
             Self::LoopIntoDestination => {
                 f.write_str("it is the destination itself, and was not entered")
+            }
+            Self::NoReferent => f.write_str("the symlink leads to nothing"),
+            Self::SymlinkLoop => {
+                f.write_str("the symlink leads to a directory that it is in, and was not followed")
             }
             Self::Interrupted => f.write_str("the run was interrupted"),
         }
@@ -195,6 +212,8 @@ impl Error {
             return Class::Entry;
         };
         match (self.side, errno) {
+            // Too big for the inode: that says nothing about the device.
+            (Side::Destination, Errno::ENOSPC) if self.op == OpKind::SetXattrs => Class::Entry,
             (Side::Source, Errno::ENOENT | Errno::ESTALE) => Class::Vanished,
             (Side::Destination, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => Class::Fatal,
             _ => Class::Entry,

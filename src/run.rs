@@ -22,7 +22,7 @@ use nix::sys::stat::Mode as FileMode;
 use crate::io::ring::RingOptions;
 use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
 use crate::model::tally::Totals;
-use crate::model::{Policy, Sink, Tally, Time};
+use crate::model::{Policy, Sink, Symlinks, Tally, Time};
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Reason};
@@ -39,6 +39,13 @@ const BLOCKING_THREADS_TOTAL_MAX: usize = 128;
 const BLOCKING_THREADS_EACH_MAX: usize = 16;
 /// The share of the descriptor limit that directories kept open for their children may use.
 const HANDLES_SHARE: u64 = 2;
+
+/// Operations in flight on each ring, unless said otherwise: where latency binds, more brought nothing.
+const IO_DEPTH: u32 = 256;
+/// Directories in work at once on each core, for local filesystems.
+const DIRS_PER_CORE: usize = 4;
+/// The usual soft limit of open descriptors.
+const DESCRIPTORS_USUAL: u64 = 1024;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +84,13 @@ pub struct Job {
     pub force: bool,
     pub dry_run: bool,
     pub one_file_system: bool,
+    pub symlinks: Symlinks,
     pub write_mode: WriteMode,
     pub reflink: Reflink,
+    /// Blocks of zeros become holes.
+    pub sparse: bool,
+    /// What the source's filesystem calls a hole is not read.
+    pub trust_holes: bool,
     pub engine: EngineChoice,
     /// Operations in flight on each ring.
     pub io_depth: u32,
@@ -92,6 +104,37 @@ pub struct Job {
     /// Owner and group of files made by this process.
     pub own_ids: (u32, u32),
     pub umask: u32,
+}
+
+impl Job {
+    /// What `-a` means, with nothing deleted, between paths on these CPUs.
+    #[must_use]
+    pub fn archive(task: Task, source: PathBuf, dest: Option<PathBuf>, cpus: Vec<usize>) -> Self {
+        Self {
+            task,
+            source,
+            dest,
+            policy: Policy::archive(),
+            delete: Delete::Never,
+            delete_max: None,
+            force: false,
+            dry_run: false,
+            one_file_system: false,
+            symlinks: Symlinks::Keep,
+            write_mode: WriteMode::Atomic,
+            reflink: Reflink::Auto,
+            sparse: false,
+            trust_holes: true,
+            engine: EngineChoice::Auto,
+            io_depth: IO_DEPTH,
+            dirs_max: cpus.len() * DIRS_PER_CORE,
+            cpus,
+            descriptors_max: DESCRIPTORS_USUAL,
+            privileged: true,
+            own_ids: (0, 0),
+            umask: 0o022,
+        }
+    }
 }
 
 /// A job that cannot begin: nothing was changed. Exit code 3, or 1 when the machine refuses the engine.
@@ -193,6 +236,7 @@ impl Run {
             dry_run: self.job.dry_run || self.job.task == Task::Check,
             may_supplant_trees: self.job.force || self.job.delete != Delete::Never,
             privileged: self.job.privileged,
+            extended: self.job.policy.extended,
             deletions: self.job.delete_max.map(Budget::new),
             deletions_refused: deletions_refused.clone(),
         };
@@ -274,6 +318,7 @@ impl Run {
             policy: self.job.policy,
             delete,
             one_file_system: self.job.one_file_system,
+            symlinks: self.job.symlinks,
             dest_root: self.roots.dest_identity,
             strays,
             transfers_max: TRANSFERS_MAX,
@@ -286,6 +331,8 @@ impl Run {
             policy: self.job.policy,
             write_mode: self.job.write_mode,
             reflink: self.job.reflink,
+            sparse: self.job.sparse,
+            trust_holes: self.job.trust_holes,
             own_ids: self.job.own_ids,
             umask: self.job.umask,
         }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use ringsync::error::OpKind;
 use ringsync::io::ring::RingOptions;
 use ringsync::io::{
-    Change, EngineChoice, Fs, Handle, LocalFs, LocalFsOptions, Op, OpError, Reply, Target,
+    Change, EngineChoice, Fs, Handle, Links, LocalFs, LocalFsOptions, Op, OpError, Reply, Target,
 };
 use ringsync::model::{Kind, Listing, Meta, State, Time};
 
@@ -197,18 +197,23 @@ async fn change_names(fs: &LocalFs, at: &Handle) {
         .unwrap_err();
     assert_eq!((gone.kind, gone.errno), (OpKind::Unlink, Errno::ENOENT));
     let (at_dir, dir) = to(c"dir");
-    let target = Target::Name(at_dir.clone(), dir.clone());
+    let place = Op::OpenPlace {
+        at: at_dir.clone(),
+        name: dir.clone(),
+    };
+    let (inode, _) = opened(fs, place).await;
     let change = Change {
         mode: Some(0o1755),
         mtime: Some(Time { sec: -5, nsec: 6 }),
         ..Change::default()
     };
-    done(fs, Op::SetAttrs { target, change }).await;
+    done(fs, Op::SetAttrs { inode, change }).await;
     let (_, meta) = opened(
         fs,
         Op::OpenDir {
             at: at_dir.clone(),
             name: dir.clone(),
+            links: Links::Refuse,
         },
     )
     .await;
@@ -224,6 +229,7 @@ async fn change_names(fs: &LocalFs, at: &Handle) {
     let through_link = Op::OpenDir {
         at: at.clone(),
         name: name(c"link"),
+        links: Links::Refuse,
     };
     let refused = fs.start(through_link).await.unwrap_err();
     assert!(
@@ -240,6 +246,7 @@ async fn list_and_stat(fs: &LocalFs, path: &Path, at: &Handle) {
         Op::OpenDir {
             at: at.clone(),
             name: name(c"."),
+            links: Links::Refuse,
         },
     )
     .await;
@@ -331,6 +338,7 @@ fn more_operations_than_the_depth_wait_for_their_turn() {
             opened(
                 &fs,
                 Op::Open {
+                    links: Links::Refuse,
                     at: at.clone(),
                     name,
                 },
@@ -367,6 +375,7 @@ fn abandoned_operations_leave_nothing_behind() {
             Op::Open {
                 at: at.clone(),
                 name: name(c"file0"),
+                links: Links::Refuse,
             },
         )
         .await;
@@ -376,6 +385,7 @@ fn abandoned_operations_leave_nothing_behind() {
             for i in 0..20 {
                 let name = CString::new(format!("file{}", (round * 20 + i) % 200)).unwrap();
                 abandoned.push(fs.start(Op::Open {
+                    links: Links::Refuse,
                     at: at.clone(),
                     name,
                 }));
@@ -401,6 +411,7 @@ fn abandoned_operations_leave_nothing_behind() {
                 Op::Open {
                     at: at.clone(),
                     name: name(c"file1"),
+                    links: Links::Refuse,
                 },
             )
             .await;

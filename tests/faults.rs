@@ -15,7 +15,6 @@ use ringsync::io::{EngineChoice, Fs, Op, Pending};
 use ringsync::model::{Item, Kind, Policy, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::{Delete, Job, Outcome, Roots, Run, Task, limits};
-use ringsync::transfer::{Reflink, WriteMode};
 use simfs::{Fault, SimFs};
 
 /// Errors that end an entry, the run, or nothing at all.
@@ -49,27 +48,14 @@ struct Ended {
 }
 
 fn job(delete: Delete) -> Job {
+    // One shard: the order of operations is the same in every run.
+    let cpus = limits::allowed_cpus()[..1].to_vec();
+    let (source, dest) = (PathBuf::from("source"), PathBuf::from("dest"));
     Job {
-        task: Task::Sync,
-        source: PathBuf::from("source"),
-        dest: Some(PathBuf::from("dest")),
-        policy: Policy::archive(),
         delete,
-        delete_max: None,
-        force: false,
-        dry_run: false,
-        one_file_system: false,
-        write_mode: WriteMode::Atomic,
-        reflink: Reflink::Auto,
         engine: EngineChoice::Inline,
         io_depth: 16,
-        // One shard: the order of operations is the same in every run.
-        cpus: limits::allowed_cpus()[..1].to_vec(),
-        dirs_max: 4,
-        descriptors_max: 1000,
-        privileged: true,
-        own_ids: (0, 0),
-        umask: 0o022,
+        ..Job::archive(Task::Sync, source, Some(dest), cpus)
     }
 }
 

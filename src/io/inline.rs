@@ -6,19 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, copy_file_range, openat, readlinkat, renameat};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat,
-    mknodat, utimensat,
-};
-use nix::sys::time::TimeSpec;
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{
-    Gid, Uid, UnlinkatFlags, fchown, fchownat, ftruncate, linkat, symlinkat, unlinkat,
-};
+use nix::unistd::{UnlinkatFlags, Whence, ftruncate, linkat, lseek, symlinkat, unlinkat};
 use rustix::fs::{AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, ioctl_ficlone, statx};
 
-use super::op::{Change, Handle, Op, OpError, Outcome, Reply, Target};
-use crate::error::OpKind;
+use super::attrs::{read_xattrs, set_attrs};
+use super::beneath;
+use super::op::{Handle, Links, Op, OpError, Outcome, Reply, Target};
 use crate::model::{Kind, Listing, Meta, State, Time};
 
 /// Bytes asked of one getdents64 call: about 2,000 names of usual length, within a second-level cache.
@@ -32,20 +27,25 @@ pub(super) const STATX_WANTED: StatxFlags = StatxFlags::TYPE
     .union(StatxFlags::GID)
     .union(StatxFlags::MTIME)
     .union(StatxFlags::INO)
-    .union(StatxFlags::SIZE);
+    .union(StatxFlags::SIZE)
+    .union(StatxFlags::BLOCKS);
 
 /// Symlinks are never followed, and an automount point is described, not triggered.
 pub(super) const STATX_AT: StatAt = StatAt::SYMLINK_NOFOLLOW.union(StatAt::NO_AUTOMOUNT);
 
+/// Without `O_NOFOLLOW`; see [`flags_of`].
 pub(super) const OPEN_DIR: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// `O_NONBLOCK`: a fifo that took a file's place between listing and open must not hang the run.
+/// `O_NONBLOCK`: a fifo that took a file's place between listing and open must not hang the run. Without `O_NOFOLLOW`; see
+/// [`flags_of`].
 pub(super) const OPEN_FILE: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_CLOEXEC);
+
+pub(super) const OPEN_PLACE: OFlag = OFlag::O_PATH
+    .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
 /// `O_EXCL` refuses whatever is there, symlinks included. Readable too: chunks are cloned and verified through it.
@@ -55,6 +55,15 @@ pub(super) const CREATE_FILE: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
+/// A single name below an open directory that may not be a symlink cannot lead out of that directory: this is what
+/// `openat2` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS would say of it.
+pub(super) fn flags_of(flags: OFlag, links: Links) -> OFlag {
+    match links {
+        Links::Refuse => flags | OFlag::O_NOFOLLOW,
+        Links::Follow => flags,
+    }
+}
+
 /// Runs an operation to its end on this thread.
 ///
 /// # Errors
@@ -63,7 +72,14 @@ pub fn run(op: Op) -> Outcome {
     let kind = op.kind();
     let errno = |errno| OpError { kind, errno };
     match op {
-        Op::OpenDir { at, name } => open(&at, &name, OPEN_DIR, 0).map_err(errno),
+        Op::OpenDir { at, name, links } => {
+            open(&at, &name, flags_of(OPEN_DIR, links), 0).map_err(errno)
+        }
+        Op::OpenDirBelow { at, path } => {
+            let dir = beneath::open_dir(&at, &path).map_err(errno)?;
+            opened(dir).map_err(errno)
+        }
+        Op::OpenPlace { at, name } => open_place(&at, &name).map_err(errno),
         Op::ReadDir { dir, mut listing } => {
             let more = read_dir(&dir, &mut listing).map_err(errno)?;
             Ok(Reply::Listed { listing, more })
@@ -80,7 +96,9 @@ pub fn run(op: Op) -> Outcome {
             })
         }
         Op::Stat { target } => stat(&target).map(Reply::Meta).map_err(errno),
-        Op::Open { at, name } => open(&at, &name, OPEN_FILE, 0).map_err(errno),
+        Op::Open { at, name, links } => {
+            open(&at, &name, flags_of(OPEN_FILE, links), 0).map_err(errno)
+        }
         Op::Create { at, name, mode } => open(&at, &name, CREATE_FILE, mode).map_err(errno),
         Op::Read {
             file,
@@ -108,7 +126,11 @@ pub fn run(op: Op) -> Outcome {
             len,
         } => copy_range(&from, &to, offset, len).map_err(errno),
         Op::ReadLink { at, name } => read_link(&at, &name).map_err(errno),
-        Op::SetAttrs { target, change } => set_attrs(&target, &change),
+        Op::SetAttrs { inode, change } => set_attrs(&inode, &change),
+        Op::ReadXattrs { target, carried } => read_xattrs(&target, carried)
+            .map(Reply::Xattrs)
+            .map_err(errno),
+        Op::SeekData { file, offset } => seek_data(&file, offset).map_err(errno),
         op => run_namespace(op).map_err(errno),
     }
 }
@@ -183,6 +205,17 @@ fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<Reply, Errn
 pub(super) fn opened(fd: OwnedFd) -> Result<Reply, Errno> {
     let meta = stat_fd(&fd)?;
     Ok(Reply::Opened(Handle::new(fd, meta.dev), meta))
+}
+
+fn open_place(at: &Handle, name: &CStr) -> Result<Reply, Errno> {
+    let fd = retry(|| openat(at, name, OPEN_PLACE, Mode::empty()))?;
+    opened_place(fd)
+}
+
+/// As [`opened`], for a descriptor with `O_PATH`.
+pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
+    let meta = stat_fd(&fd)?;
+    Ok(Reply::Opened(Handle::place(fd, meta.dev), meta))
 }
 
 fn close(file: Handle) -> Result<(), Errno> {
@@ -275,8 +308,8 @@ pub(super) fn fill(listing: &mut Listing, at: usize, result: Result<Meta, Errno>
     }
 }
 
-fn stat_at(dir: &Handle, name: &CStr) -> Result<Meta, Errno> {
-    let raw = statx(dir, name, STATX_AT, STATX_WANTED).map_err(errno_of)?;
+fn stat_at(dir: &Handle, name: &CStr, flags: StatAt) -> Result<Meta, Errno> {
+    let raw = statx(dir, name, flags, STATX_WANTED).map_err(errno_of)?;
     meta_of(&raw)
 }
 
@@ -288,7 +321,8 @@ fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
 fn stat(target: &Target) -> Result<Meta, Errno> {
     match target {
         Target::Open(handle) => stat_fd(handle),
-        Target::Name(at, name) => stat_at(at, name),
+        Target::Name(at, name) => stat_at(at, name, STATX_AT),
+        Target::Followed(at, name) => stat_at(at, name, StatAt::empty()),
     }
 }
 
@@ -316,6 +350,7 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
         rdev,
+        has_holes: kind == Kind::File && raw.stx_blocks.saturating_mul(512) < raw.stx_size,
     })
 }
 
@@ -326,47 +361,21 @@ fn read_link(at: &Handle, name: &CStr) -> Result<Reply, Errno> {
     Ok(Reply::Link(target))
 }
 
+/// The descriptor's own position moves, which nobody uses: reads and writes name their offsets.
+fn seek_data(file: &Handle, offset: u64) -> Result<Reply, Errno> {
+    let start = match lseek(file, offset_of(offset)?, Whence::SeekData) {
+        // Nothing but holes up to the end, or an offset beyond it.
+        Err(Errno::ENXIO) => return Ok(Reply::Data(None)),
+        result => result?,
+    };
+    let end = lseek(file, start, Whence::SeekHole)?;
+    let range = u64::try_from(start).unwrap_or(0)..u64::try_from(end).unwrap_or(0);
+    Ok(Reply::Data(Some(range)))
+}
+
 fn copy_range(from: &Handle, to: &Handle, offset: u64, len: u64) -> Result<Reply, Errno> {
     let (mut read_at, mut write_at) = (offset_of(offset)?, offset_of(offset)?);
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let count = retry(|| copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len))?;
     Ok(Reply::Copied(count as u64))
-}
-
-fn set_attrs(target: &Target, change: &Change) -> Outcome {
-    let failed = |kind| move |errno| OpError { kind, errno };
-    if change.uid.is_some() || change.gid.is_some() {
-        let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-        match target {
-            Target::Open(file) => fchown(file, uid, gid),
-            Target::Name(at, name) => {
-                fchownat(at, name.as_c_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
-            }
-        }
-        .map_err(failed(OpKind::SetOwner))?;
-    }
-    if let Some(mode) = change.mode {
-        match target {
-            Target::Open(file) => fchmod(file, mode_of(mode)),
-            Target::Name(at, name) => fchmodat(
-                at,
-                name.as_c_str(),
-                mode_of(mode),
-                FchmodatFlags::NoFollowSymlink,
-            ),
-        }
-        .map_err(failed(OpKind::SetMode))?;
-    }
-    if let Some(mtime) = change.mtime {
-        let mtime = TimeSpec::new(mtime.sec, i64::from(mtime.nsec));
-        match target {
-            Target::Open(file) => futimens(file, &TimeSpec::UTIME_OMIT, &mtime),
-            Target::Name(at, name) => {
-                let flag = UtimensatFlags::NoFollowSymlink;
-                utimensat(at, name.as_c_str(), &TimeSpec::UTIME_OMIT, &mtime, flag)
-            }
-        }
-        .map_err(failed(OpKind::SetTimes))?;
-    }
-    Ok(Reply::Done)
 }

@@ -1,6 +1,8 @@
 //! Filesystem operations: one description of each ([`Op`]), one result ([`Reply`]), three ways to run it.
 //! The engine sees a filesystem only through [`Fs`]. The only `unsafe` code of ringsync is in this module.
 
+mod attrs;
+mod beneath;
 pub mod inline;
 pub mod local;
 pub mod op;
@@ -9,4 +11,4 @@ pub mod ring;
 mod sqe;
 
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
-pub use op::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};

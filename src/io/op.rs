@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::ring::RingFuture;
 use crate::error::OpKind;
-use crate::model::{Kind, Listing, Meta, Time};
+use crate::model::{Carried, Kind, Listing, Meta, Time, XattrChange, Xattrs};
 
 /// An open file or directory; clones share it, and the last one closes it.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ struct Inner {
 
 enum Descriptor {
     Os(OwnedFd),
+    /// Opened with `O_PATH`: it stands for an inode, and gives no access to its contents.
+    Place(OwnedFd),
     /// Closed by a close operation; nothing uses the handle after that.
     Closed,
     /// A number that means something to a filesystem other than the kernel's: a simulated one.
@@ -41,6 +43,20 @@ impl Handle {
             descriptor: Descriptor::Os(fd),
             dev,
         }))
+    }
+
+    /// A handle on an inode of any kind, opened with `O_PATH`.
+    #[must_use]
+    pub fn place(fd: OwnedFd, dev: u64) -> Self {
+        Self(Arc::new(Inner {
+            descriptor: Descriptor::Place(fd),
+            dev,
+        }))
+    }
+
+    /// Whether it was opened with `O_PATH`.
+    pub(super) fn is_place(&self) -> bool {
+        matches!(self.0.descriptor, Descriptor::Place(_))
     }
 
     /// A handle for a filesystem that is not the kernel's.
@@ -61,7 +77,7 @@ impl Handle {
     #[must_use]
     pub fn number(&self) -> Option<u64> {
         match self.0.descriptor {
-            Descriptor::Os(_) | Descriptor::Closed => None,
+            Descriptor::Os(_) | Descriptor::Place(_) | Descriptor::Closed => None,
             Descriptor::Virtual(number) => Some(number),
         }
     }
@@ -70,7 +86,7 @@ impl Handle {
     #[must_use]
     pub fn into_fd(self) -> Option<OwnedFd> {
         match Arc::try_unwrap(self.0).ok()?.descriptor {
-            Descriptor::Os(fd) => Some(fd),
+            Descriptor::Os(fd) | Descriptor::Place(fd) => Some(fd),
             Descriptor::Closed | Descriptor::Virtual(_) => None,
         }
     }
@@ -85,8 +101,11 @@ impl Handle {
         let Some(inner) = Arc::get_mut(&mut self.0) else {
             unreachable!("a close operation owns the only handle");
         };
-        if let Descriptor::Os(fd) = std::mem::replace(&mut inner.descriptor, Descriptor::Closed) {
-            let _closed_already = fd.into_raw_fd();
+        match std::mem::replace(&mut inner.descriptor, Descriptor::Closed) {
+            Descriptor::Os(fd) | Descriptor::Place(fd) => {
+                let _closed_already = fd.into_raw_fd();
+            }
+            Descriptor::Closed | Descriptor::Virtual(_) => {}
         }
     }
 }
@@ -96,7 +115,7 @@ impl AsFd for Handle {
     /// On a virtual handle: those never reach the kernel's filesystem.
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0.descriptor {
-            Descriptor::Os(fd) => fd.as_fd(),
+            Descriptor::Os(fd) | Descriptor::Place(fd) => fd.as_fd(),
             Descriptor::Closed => unreachable!("a closed handle is not used"),
             Descriptor::Virtual(number) => {
                 unreachable!("virtual handle {number} reached the kernel")
@@ -108,36 +127,50 @@ impl AsFd for Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.descriptor {
-            Descriptor::Os(fd) => write!(f, "{fd:?}"),
+            Descriptor::Os(fd) | Descriptor::Place(fd) => write!(f, "{fd:?}"),
             Descriptor::Closed => f.write_str("closed"),
             Descriptor::Virtual(number) => write!(f, "virtual {number}"),
         }
     }
 }
 
-/// What an operation on an inode is aimed at. A name is one path component below the handle, and is never followed
-/// when it is a symlink.
+/// Whose attributes an operation reads. A name is one path component below the handle.
 #[derive(Clone, Debug)]
 pub enum Target {
     Open(Handle),
+    /// The inode that has the name, a symlink included.
     Name(Handle, CString),
+    /// What the name leads to in the end.
+    Followed(Handle, CString),
+}
+
+/// What opening a name does when it is a symlink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Links {
+    /// Fails with `ELOOP` (or `ENOTDIR` for a directory).
+    #[default]
+    Refuse,
+    /// Goes where it leads: only for the source, and only when the user asked for it.
+    Follow,
 }
 
 impl Target {
     fn handle(&self) -> &Handle {
         match self {
-            Self::Open(handle) | Self::Name(handle, _) => handle,
+            Self::Open(handle) | Self::Name(handle, _) | Self::Followed(handle, _) => handle,
         }
     }
 }
 
-/// Attributes to set; `None` leaves one alone. Applied in the order of the fields, because chown clears setuid and
-/// every change moves ctime but must not move mtime.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Attributes to set; `None` leaves one alone. Applied in the order of the fields: chown clears setuid and file
+/// capabilities, chmod changes the mask of an ACL, and whatever moves the mtime comes before it is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mode: Option<u32>,
+    /// ACLs, then the others.
+    pub xattrs: XattrChange,
     pub mtime: Option<Time>,
 }
 
@@ -151,8 +184,20 @@ impl Change {
 /// One operation. Names are single path components.
 #[derive(Debug)]
 pub enum Op {
-    /// Opens a directory for listing, without following a symlink. → [`Reply::Opened`]
+    /// Opens a directory for listing. → [`Reply::Opened`]
     OpenDir {
+        at: Handle,
+        name: CString,
+        links: Links,
+    },
+    /// Opens the directory that a path of any length leads to from `at`, through no symlink and never out of `at`. An empty
+    /// path is `at` itself. → [`Reply::Opened`]
+    OpenDirBelow {
+        at: Handle,
+        path: Vec<u8>,
+    },
+    /// Opens an inode of any kind, a symlink included, to set its attributes. → [`Reply::Opened`]
+    OpenPlace {
         at: Handle,
         name: CString,
     },
@@ -171,10 +216,11 @@ pub enum Op {
     Stat {
         target: Target,
     },
-    /// Opens a file for reading, without following a symlink and without blocking on a fifo. → [`Reply::Opened`]
+    /// Opens a file for reading, without blocking on a fifo. → [`Reply::Opened`]
     Open {
         at: Handle,
         name: CString,
+        links: Links,
     },
     /// Makes a file that must not exist, open for reading and writing. → [`Reply::Opened`]
     Create {
@@ -243,9 +289,21 @@ pub enum Op {
         from: CString,
         to: CString,
     },
+    /// Sets what it can, all in order; the first failure is told in the end. Where the owner cannot be set, setuid and setgid
+    /// are not either, and a mode whose ACL cannot be set is narrowed to what its owning group may do.
     SetAttrs {
-        target: Target,
+        inode: Handle,
         change: Change,
+    },
+    /// The extended attributes that `carried` names. None where the filesystem has no such thing. → [`Reply::Xattrs`]
+    ReadXattrs {
+        target: Target,
+        carried: Carried,
+    },
+    /// The first range of data (not a hole) that ends after `offset`. → [`Reply::Data`]
+    SeekData {
+        file: Handle,
+        offset: u64,
     },
     /// copy_file_range at equal offsets; may copy less than `len`. → [`Reply::Copied`]
     CopyRange {
@@ -269,10 +327,10 @@ impl Op {
     #[must_use]
     pub fn kind(&self) -> OpKind {
         match self {
-            Self::OpenDir { .. } => OpKind::OpenDir,
+            Self::OpenDir { .. } | Self::OpenDirBelow { .. } => OpKind::OpenDir,
             Self::ReadDir { .. } => OpKind::ReadDir,
             Self::StatMany { .. } | Self::Stat { .. } => OpKind::Stat,
-            Self::Open { .. } => OpKind::Open,
+            Self::Open { .. } | Self::OpenPlace { .. } => OpKind::Open,
             Self::Create { .. } => OpKind::Create,
             Self::Read { .. } => OpKind::Read,
             Self::Write { .. } => OpKind::Write,
@@ -286,11 +344,14 @@ impl Op {
             Self::RemoveDir { .. } => OpKind::RemoveDir,
             Self::Rename { .. } => OpKind::Rename,
             Self::SetAttrs { change, .. } if change.mtime.is_some() => OpKind::SetTimes,
+            Self::SetAttrs { change, .. } if !change.xattrs.is_empty() => OpKind::SetXattrs,
             Self::SetAttrs { change, .. } if change.mode.is_some() => OpKind::SetMode,
             Self::SetAttrs { .. } => OpKind::SetOwner,
             Self::CopyRange { .. } => OpKind::CopyRange,
             Self::Clone { .. } => OpKind::Clone,
             Self::Truncate { .. } => OpKind::Truncate,
+            Self::ReadXattrs { .. } => OpKind::ReadXattrs,
+            Self::SeekData { .. } => OpKind::SeekData,
         }
     }
 
@@ -299,6 +360,8 @@ impl Op {
     pub fn dev(&self) -> u64 {
         let handle = match self {
             Self::OpenDir { at, .. }
+            | Self::OpenDirBelow { at, .. }
+            | Self::OpenPlace { at, .. }
             | Self::Open { at, .. }
             | Self::Create { at, .. }
             | Self::MakeDir { at, .. }
@@ -312,9 +375,11 @@ impl Op {
             Self::Read { file, .. }
             | Self::Write { file, .. }
             | Self::Close { file }
+            | Self::SeekData { file, .. }
             | Self::Truncate { file, .. } => file,
             Self::CopyRange { to, .. } | Self::Clone { to, .. } | Self::Link { to, .. } => to,
-            Self::Stat { target } | Self::SetAttrs { target, .. } => target.handle(),
+            Self::SetAttrs { inode, .. } => inode,
+            Self::Stat { target } | Self::ReadXattrs { target, .. } => target.handle(),
         };
         handle.dev()
     }
@@ -334,6 +399,9 @@ pub enum Reply {
     Moved(Vec<u8>, usize),
     Copied(u64),
     Link(CString),
+    Xattrs(Xattrs),
+    /// `None` when only holes are left.
+    Data(Option<Range<u64>>),
     Done,
 }
 

@@ -183,6 +183,8 @@ impl Ring {
         self.inner.support.has(op.kind())
             && match op {
                 Op::Close { file } => file.is_only_one(),
+                // Several steps, each below the one before.
+                Op::OpenDirBelow { .. } => false,
                 _ => true,
             }
     }
@@ -334,7 +336,7 @@ impl Inner {
                     let batch = &mut *batch.borrow_mut();
                     batch.parts_left += 1;
                     let name = batch.listing.name(&batch.listing.entries[entry]);
-                    statx_sqe(&batch.dir, name, 0, &mut buffer)
+                    statx_sqe(&batch.dir, name, inline::STATX_AT, &mut buffer)
                 };
                 let part = Slot::Part {
                     batch: batch.clone(),

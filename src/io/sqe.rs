@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use io_uring::{opcode, squeue, types};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::libc::{AT_EMPTY_PATH, AT_REMOVEDIR};
-use rustix::fs::Statx;
+use nix::libc::AT_REMOVEDIR;
+use rustix::fs::{AtFlags, Statx};
 
 use super::inline;
 use super::op::{Handle, Op, OpError, Outcome, Reply, Target};
@@ -22,12 +22,11 @@ fn fd(handle: &Handle) -> types::Fd {
 pub(super) fn statx_sqe(
     dir: &Handle,
     name: &CStr,
-    extra_flags: i32,
+    flags: AtFlags,
     buffer: &mut MaybeUninit<Statx>,
 ) -> squeue::Entry {
-    let flags = inline::STATX_AT.bits().cast_signed() | extra_flags;
     opcode::Statx::new(fd(dir), name.as_ptr(), buffer.as_mut_ptr().cast())
-        .flags(flags)
+        .flags(flags.bits().cast_signed())
         .mask(inline::STATX_WANTED.bits())
         .build()
 }
@@ -43,15 +42,23 @@ fn open_sqe(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> squeue::Entry 
 /// they are until the completion.
 pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Entry {
     match op {
-        Op::OpenDir { at, name } => open_sqe(at, name, inline::OPEN_DIR, 0),
-        Op::Open { at, name } => open_sqe(at, name, inline::OPEN_FILE, 0),
+        Op::OpenDir { at, name, links } => {
+            open_sqe(at, name, inline::flags_of(inline::OPEN_DIR, *links), 0)
+        }
+        Op::Open { at, name, links } => {
+            open_sqe(at, name, inline::flags_of(inline::OPEN_FILE, *links), 0)
+        }
+        Op::OpenPlace { at, name } => open_sqe(at, name, inline::OPEN_PLACE, 0),
         Op::Create { at, name, mode } => open_sqe(at, name, inline::CREATE_FILE, *mode),
         Op::Stat {
             target: Target::Open(file),
-        } => statx_sqe(file, c"", AT_EMPTY_PATH, statx),
+        } => statx_sqe(file, c"", AtFlags::EMPTY_PATH, statx),
         Op::Stat {
             target: Target::Name(at, name),
-        } => statx_sqe(at, name, 0, statx),
+        } => statx_sqe(at, name, inline::STATX_AT, statx),
+        Op::Stat {
+            target: Target::Followed(at, name),
+        } => statx_sqe(at, name, AtFlags::empty(), statx),
         Op::Read {
             file,
             buffer,
@@ -126,6 +133,11 @@ pub(super) fn outcome_of(op: &mut Op, statx: &MaybeUninit<Statx>, result: i32) -
             // SAFETY: a successful openat returned this descriptor to us, and nobody else knows it.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             inline::opened(fd).map_err(failed)
+        }
+        Op::OpenPlace { .. } => {
+            // SAFETY: as above.
+            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            inline::opened_place(fd).map_err(failed)
         }
         Op::Stat { .. } => statx_result(statx, result).map(Reply::Meta).map_err(failed),
         Op::Read { buffer, .. } | Op::Write { buffer, .. } => {

@@ -12,6 +12,8 @@ impl Attrs {
     pub const OWNER: Self = Self(2);
     pub const GROUP: Self = Self(4);
     pub const TIMES: Self = Self(8);
+    pub const ACLS: Self = Self(16);
+    pub const XATTRS: Self = Self(32);
 
     #[must_use]
     pub fn has(self, other: Self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::action::{Action, Attrs, SkipReason};
 use super::entry::{Kind, Meta, Time};
+use super::xattr::Carried;
 
 /// What counts as different, and which attributes are carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub struct Policy {
     pub carry_times: bool,
     pub carry_devices: bool,
     pub carry_specials: bool,
+    /// Extended attributes and ACLs.
+    pub extended: Carried,
+    /// Names of one inode stay names of one inode (`--hard-links`).
+    pub carry_links: bool,
 }
 
 impl Policy {
@@ -51,6 +56,8 @@ impl Policy {
             carry_times: true,
             carry_devices: true,
             carry_specials: true,
+            extended: Carried::default(),
+            carry_links: false,
         }
     }
 
@@ -166,6 +173,7 @@ mod tests {
             ino: 1,
             dev: 1,
             rdev: 0,
+            has_holes: false,
         }
     }
 

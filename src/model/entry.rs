@@ -104,6 +104,8 @@ pub struct Meta {
     pub dev: u64,
     /// For device nodes, the device they stand for (`makedev` form); else 0.
     pub rdev: u64,
+    /// A file with less space allocated than its size: it may have holes.
+    pub has_holes: bool,
 }
 
 #[cfg(test)]

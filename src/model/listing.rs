@@ -14,6 +14,8 @@ pub enum State {
     Wanted,
     /// Everything in [`Meta`].
     Known,
+    /// Left out, and whoever decided that has said why. Its copy stays.
+    Ignored,
     /// statx failed with this errno (fits 16 bits: the kernel's MAX_ERRNO is 4095).
     Failed(u16),
 }
@@ -34,6 +36,9 @@ pub struct Entry {
     nlink: u32,
     name_start: u32,
     name_len: u8,
+    has_holes: bool,
+    /// A symlink of the source that is taken for what it leads to.
+    pub followed: bool,
     pub state: State,
 }
 
@@ -84,6 +89,7 @@ impl Entry {
             ino: self.ino,
             dev,
             rdev,
+            has_holes: self.has_holes,
         })
     }
 
@@ -103,6 +109,7 @@ impl Entry {
         self.uid = meta.uid;
         self.gid = meta.gid;
         self.nlink = meta.nlink;
+        self.has_holes = meta.has_holes;
         self.state = State::Known;
     }
 }
@@ -141,6 +148,8 @@ impl Listing {
             nlink: 0,
             name_start,
             name_len,
+            has_holes: false,
+            followed: false,
             state: State::Named,
         });
         true

@@ -6,11 +6,15 @@ pub mod entry;
 pub mod event;
 pub mod listing;
 pub mod path;
+pub mod symlink;
 pub mod tally;
+pub mod xattr;
 
 pub use action::{Action, Attrs, SkipReason};
 pub use compare::{Policy, decide, decide_contents};
 pub use entry::{Kind, Meta, Time};
 pub use event::{Item, Sink, What};
 pub use listing::{Entry, Listing, State};
+pub use symlink::Symlinks;
 pub use tally::Tally;
+pub use xattr::{Carried, XattrChange, Xattrs};

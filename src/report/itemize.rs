@@ -61,14 +61,16 @@ pub(super) fn code(item: &Item) -> String {
     }
 }
 
-/// `tpoguax`: the last three are for attributes that are not carried.
+/// `tpoguax`: the `u` is for access times, which are not carried.
 fn attr_letters(attrs: Attrs) -> String {
     let letter = |attr, letter| if attrs.has(attr) { letter } else { '.' };
     let time = letter(Attrs::TIMES, 't');
     let mode = letter(Attrs::MODE, 'p');
     let owner = letter(Attrs::OWNER, 'o');
     let group = letter(Attrs::GROUP, 'g');
-    format!("{time}{mode}{owner}{group}...")
+    let acls = letter(Attrs::ACLS, 'a');
+    let xattrs = letter(Attrs::XATTRS, 'x');
+    format!("{time}{mode}{owner}{group}.{acls}{xattrs}")
 }
 
 /// The change in a word, for JSON.

@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use super::work::Work;
 use crate::error::{Error, Side};
 use crate::io::{Fs, Handle};
-use crate::model::{Item, Kind, What};
+use crate::model::{Carried, Item, Kind, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Task, node};
 use crate::throttle::Budget;
 use crate::transfer::{Failure, Lane, LargeFile, Spread};
@@ -31,6 +31,8 @@ pub(super) struct HandsOptions {
     pub may_supplant_trees: bool,
     /// Root: permissions of directories do not hold us up.
     pub privileged: bool,
+    /// Extended attributes that are carried.
+    pub extended: Carried,
     /// `--max-delete`.
     pub deletions: Option<Arc<Budget>>,
     /// Set when a deletion was refused because of `--max-delete`.
@@ -119,8 +121,8 @@ impl Hands for LaneHands {
         })
     }
 
-    fn opened(&self, shard: &Shard, dirs: &Dirs) {
-        self.directory_opened(shard, dirs);
+    fn opened<'a>(&'a self, shard: &'a Shard, dirs: &'a Dirs) -> LocalBoxFuture<'a, ()> {
+        Box::pin(self.directory_opened(shard, dirs))
     }
 
     fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()> {
@@ -180,7 +182,7 @@ impl LaneHands {
         Ok(())
     }
 
-    fn directory_opened(&self, shard: &Shard, dirs: &Dirs) {
+    async fn directory_opened(&self, shard: &Shard, dirs: &Dirs) {
         let node = &dirs.node;
         let (Some(source), Some(dest)) = (node.meta(Side::Source), node.meta(Side::Destination))
         else {
@@ -189,7 +191,17 @@ impl LaneHands {
         if node.presence != Presence::Existing {
             return;
         }
-        let attrs = shard.shared.options.policy.attrs_differing(source, dest);
+        let mut attrs = shard.shared.options.policy.attrs_differing(source, dest);
+        if let (Some(source), Some(dest)) = (&dirs.source, &dirs.dest) {
+            match self.lane.dir_xattrs_differing(source, dest).await {
+                Ok(xattrs) if xattrs.is_empty() => {}
+                Ok(xattrs) => {
+                    node.set_xattrs_differ();
+                    attrs = attrs | xattrs;
+                }
+                Err(failure) => shard.report(error(failure, node.path())),
+            }
+        }
         if attrs.is_empty() {
             shard.tally().entries_equal.add(u64::from(node.depth() > 0));
         } else {
@@ -216,7 +228,7 @@ impl LaneHands {
                 .policy
                 .attrs_differing(source, dest)
                 .is_empty();
-            if !(made || touched || differs || node.is_unlocked()) {
+            if !(made || touched || differs || node.is_unlocked() || node.xattrs_differ()) {
                 return;
             }
         }
@@ -230,7 +242,20 @@ impl LaneHands {
         if node.is_unlocked() {
             now.mode |= 0o700;
         }
-        let finished = self.lane.finish_dir(dir, source, &now, made, touched).await;
+        let needs_xattrs = !self.options.extended.is_nothing() && (made || node.xattrs_differ());
+        let source_dir = if needs_xattrs {
+            match node::open(shard, node, Side::Source).await {
+                Ok(dir) => Some(dir),
+                Err(error) => return shard.report(error),
+            }
+        } else {
+            None
+        };
+        let dirs = (source_dir.as_ref(), &dir);
+        let finished = self
+            .lane
+            .finish_dir(dirs, source, &now, made, touched)
+            .await;
         if let Err(failure) = finished {
             shard.report(error(failure, node.path()));
         }

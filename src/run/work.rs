@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::hands::{LaneHands, SpreadOverShards, error};
 use crate::error::{Cause, Error, OpKind, Side};
+use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
 use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
 use crate::transfer::{Failure, Place, TreeRemoval};
@@ -41,6 +42,7 @@ impl Work<'_> {
                 name: name.clone(),
                 job: Job::Remove,
                 presence: Presence::Existing,
+                links: Links::Refuse,
             })
         };
         if self.shard.cancelled() {
@@ -93,7 +95,7 @@ impl Work<'_> {
         if options.one_file_system && options.mode == Mode::Sync {
             let wanted = self.plan.meta(step);
             if wanted.dev != self.plan.source_dev {
-                self.leave_mount_point(name, &wanted, presence).await;
+                self.leave_mount_point(step, name, &wanted, presence).await;
                 return None;
             }
         }
@@ -101,6 +103,7 @@ impl Work<'_> {
             name: name.to_owned(),
             job: Job::Sync,
             presence,
+            links: self.plan.links(step),
         })
     }
 
@@ -132,12 +135,20 @@ impl Work<'_> {
     }
 
     /// `-x`: a mount point has its directory on the destination, with its attributes, and nothing in it is looked at.
-    async fn leave_mount_point(&self, name: &CStr, wanted: &Meta, presence: Presence) {
-        let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) else {
+    async fn leave_mount_point(&self, step: &Step, name: &CStr, wanted: &Meta, presence: Presence) {
+        let dirs = (&self.dirs.source, &self.dirs.dest);
+        let (false, (Some(source), Some(dest))) = (self.hands.options.dry_run, dirs) else {
             return;
         };
+        let links = self.plan.links(step);
+        let place = Place {
+            source,
+            dest,
+            name,
+            links,
+        };
         if presence == Presence::Made
-            && let Err(failure) = self.hands.lane.dress(dest, name, wanted).await
+            && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
         {
             self.report(failure, name);
         }
@@ -156,7 +167,12 @@ impl Work<'_> {
             let told = || (self.path_of(name), None);
             return self.hands.tell(self.shard, What::Create, wanted.kind, told);
         };
-        let place = Place { source, dest, name };
+        let place = Place {
+            source,
+            dest,
+            name,
+            links: self.plan.links(step),
+        };
         let acted = self
             .act(place, step.action, &wanted, step.dest.as_deref())
             .await;
@@ -191,14 +207,19 @@ impl Work<'_> {
                 Box::pin(self.act(place, action, wanted, Some(existing))).await
             }
             (Action::Repair(attrs), Some(existing)) => {
+                let attrs = attrs | lane.xattrs_differing(place).await?;
                 self.repair(place, attrs, wanted, existing).await
             }
-            (Action::Skip(reason), _) => {
-                let tally = self.shard.tally();
-                match reason {
-                    SkipReason::Equal => tally.entries_equal.add(1),
-                    _ => tally.entries_skipped.add(1),
+            (Action::Skip(SkipReason::Equal), Some(existing)) => {
+                let attrs = lane.xattrs_differing(place).await?;
+                if !attrs.is_empty() {
+                    return self.repair(place, attrs, wanted, existing).await;
                 }
+                self.shard.tally().entries_equal.add(1);
+                Ok(())
+            }
+            (Action::Skip(_), _) => {
+                self.shard.tally().entries_skipped.add(1);
                 Ok(())
             }
             (Action::Supplant, Some(existing)) if existing.kind == Kind::Dir => {
@@ -275,6 +296,9 @@ impl Work<'_> {
                         let op = OpKind::Read;
                         self.shard
                             .report(Error::new(op, Side::Source, path, Cause::Changing));
+                    }
+                    if let Some(failure) = copied.unset {
+                        self.report(failure, place.name);
                     }
                 }
                 Kind::Symlink => {

@@ -23,6 +23,7 @@ pub mod node;
 mod part;
 pub mod pool;
 mod queue;
+mod symlinks;
 mod traverser;
 
 use std::cell::{Cell, RefCell};
@@ -42,7 +43,7 @@ pub use traverser::run;
 
 use crate::error::Error;
 use crate::io::Fs;
-use crate::model::{Listing, Policy, Sink, Tally};
+use crate::model::{Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Reason, Semaphore};
 use giant::PartMessage;
 use queue::Queue;
@@ -74,6 +75,7 @@ pub struct Options {
     pub delete: bool,
     /// Directories on other filesystems are made but not entered.
     pub one_file_system: bool,
+    pub symlinks: Symlinks,
     /// The identity of the destination root, which a crawl of the source must not enter.
     pub dest_root: Option<(u64, u64)>,
     /// Temporary files of earlier runs: see [`StrayRule`].
@@ -176,7 +178,7 @@ pub trait Hands {
     ) -> LocalBoxFuture<'a, ()>;
 
     /// Both directories are open: says what differs between them themselves.
-    fn opened(&self, shard: &Shard, dirs: &Dirs);
+    fn opened<'a>(&'a self, shard: &'a Shard, dirs: &'a Dirs) -> LocalBoxFuture<'a, ()>;
 
     /// Nothing below the directory will change any more.
     fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()>;

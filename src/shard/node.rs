@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
-use super::{Shard, Shared};
+use super::{Child, Shard, Shared};
 use crate::error::{Error, Side};
-use crate::io::{Handle, Op, OpError, Reply};
+use crate::io::{Handle, Links, Op, OpError, Reply};
 use crate::model::Meta;
 use crate::throttle::Lease;
 
@@ -46,6 +46,8 @@ pub struct Node {
     depth: u64,
     pub job: Job,
     pub presence: Presence,
+    /// Whether the source has a symlink under the name, which is taken for the directory that it leads to.
+    links: Links,
     /// What is outstanding: see the module's head.
     outstanding: AtomicUsize,
     source: Slot,
@@ -54,6 +56,8 @@ pub struct Node {
     touched: AtomicBool,
     /// The destination directory was made writable for its owner, until it is finished.
     unlocked: AtomicBool,
+    /// The extended attributes of source and destination were found to differ.
+    xattrs_differ: AtomicBool,
     /// Of a directory to be removed: something in it had to stay.
     kept: AtomicBool,
 }
@@ -69,7 +73,16 @@ impl Node {
     /// The root, whose directories stay open for the whole run. It is outstanding once: for its visit.
     #[must_use]
     pub fn root(source: &Handle, dest: Option<&Handle>, presence: Presence) -> Arc<Self> {
-        let node = Self::new(None, CString::default(), 0, Job::Sync, presence);
+        let node = Self::new(
+            None,
+            0,
+            Child {
+                name: CString::default(),
+                job: Job::Sync,
+                presence,
+                links: Links::Refuse,
+            },
+        );
         let slots = [(&node.source, Some(source)), (&node.dest, dest)];
         for (slot, handle) in slots {
             if let Some(handle) = handle {
@@ -80,24 +93,18 @@ impl Node {
     }
 
     /// A child, outstanding once: for its visit.
-    pub(super) fn child(
-        parent: &Arc<Self>,
-        name: CString,
-        job: Job,
-        presence: Presence,
-        shared: &Shared,
-    ) -> Arc<Self> {
-        let hash = parent.child_hash(&name, shared);
-        Arc::new(Self::new(Some(parent.clone()), name, hash, job, presence))
+    pub(super) fn child(parent: &Arc<Self>, child: Child, shared: &Shared) -> Arc<Self> {
+        let hash = parent.child_hash(&child.name, shared);
+        Arc::new(Self::new(Some(parent.clone()), hash, child))
     }
 
-    fn new(
-        parent: Option<Arc<Self>>,
-        name: CString,
-        hash: u64,
-        job: Job,
-        presence: Presence,
-    ) -> Self {
+    fn new(parent: Option<Arc<Self>>, hash: u64, child: Child) -> Self {
+        let Child {
+            name,
+            job,
+            presence,
+            links,
+        } = child;
         Self {
             depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             parent,
@@ -105,24 +112,20 @@ impl Node {
             hash,
             job,
             presence,
+            links,
             outstanding: AtomicUsize::new(1),
             source: Slot::default(),
             dest: Slot::default(),
             touched: AtomicBool::new(false),
             unlocked: AtomicBool::new(false),
+            xattrs_differ: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         }
     }
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Arc<Self> {
-        Arc::new(Self::new(
-            None,
-            CString::default(),
-            0,
-            Job::Sync,
-            Presence::Absent,
-        ))
+        Arc::new(Self::new(None, 0, Child::for_tests(c"")))
     }
 
     /// The hash of the path of a child, which places it on a shard.
@@ -193,6 +196,19 @@ impl Node {
     #[must_use]
     pub fn is_unlocked(&self) -> bool {
         self.unlocked.load(SeqCst)
+    }
+
+    pub fn set_xattrs_differ(&self) {
+        self.xattrs_differ.store(true, SeqCst);
+    }
+
+    #[must_use]
+    pub fn xattrs_differ(&self) -> bool {
+        self.xattrs_differ.load(SeqCst)
+    }
+
+    pub(super) fn links(&self) -> Links {
+        self.links
     }
 
     /// Something in this directory stays, so neither it nor its parents can be removed.
@@ -272,7 +288,11 @@ async fn open_below(
         Side::Source => &shard.source,
         Side::Destination => &shard.dest,
     };
-    match fs.start(Op::OpenDir { at, name }).await {
+    let links = match side {
+        Side::Source => node.links,
+        Side::Destination => Links::Refuse,
+    };
+    match fs.start(Op::OpenDir { at, name, links }).await {
         Ok(Reply::Opened(opened, meta)) => Ok((opened, meta)),
         Ok(other) => unreachable!("an open does not reply {other:?}"),
         Err(OpError { kind, errno }) => Err(Error::errno(kind, side, node.path(), errno)),

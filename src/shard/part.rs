@@ -7,9 +7,9 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::index::NameIndex;
-use super::{Dirs, Mode, Shard};
+use super::{Dirs, Mode, Shard, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::{Fs, Handle, Op, Outcome, Reply};
+use crate::io::{Fs, Handle, Links, Op, Outcome, Reply};
 use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
 
 /// Entries of one statx batch; between batches other tasks of the shard get their turn.
@@ -65,6 +65,16 @@ impl Plan {
     #[must_use]
     pub fn entry(&self, step: &Step) -> &Entry {
         &self.source.entries[step.entry]
+    }
+
+    /// Whether the source's name is a symlink that is taken for what it leads to.
+    #[must_use]
+    pub fn links(&self, step: &Step) -> Links {
+        if self.entry(step).followed {
+            Links::Follow
+        } else {
+            Links::Refuse
+        }
     }
 
     /// What the source says of a step's entry.
@@ -165,6 +175,7 @@ impl Part {
         }
         let listing = std::mem::take(&mut self.plan.source);
         self.plan.source = stat_all(&shard.source, &dir, listing, from).await;
+        symlinks::resolve(shard, &self.dirs.node, &dir, &mut self.plan.source, from).await;
         self.count(shard, from);
         if shard.shared.options.mode == Mode::Scan {
             return;
@@ -400,9 +411,21 @@ impl Part {
                 shard.tally().entries_skipped.add(1);
             }
             (Some(Kind::Dir), _) => self.plan.dirs.push(step(None)),
-            (_, Action::Skip(_)) => shard.tally().entries_equal.add(1),
+            (_, Action::Skip(_)) if !self.needs_a_look(shard, entry, dest) => {
+                shard.tally().entries_equal.add(1);
+            }
             _ => self.plan.steps.push(step(dest)),
         }
+    }
+
+    /// What statx calls equal may differ in extended attributes, or in which names belong together.
+    fn needs_a_look(&self, shard: &Shard, source: &Entry, dest: Option<&Meta>) -> bool {
+        let policy = &shard.shared.options.policy;
+        let has_links = || {
+            let source = source.meta(self.plan.source_dev);
+            source.is_some_and(|meta| meta.nlink > 1) || dest.is_some_and(|meta| meta.nlink > 1)
+        };
+        !policy.extended.is_nothing() || (policy.carry_links && has_links())
     }
 
     fn report(&self, shard: &Shard, op: OpKind, side: Side, errno: Errno) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::node::{Job, Node, Presence};
+use crate::io::Links;
 
 /// With fewer directories waiting than this, the oldest come first: near the root they bring the most new ones.
 /// Otherwise the newest come first, which keeps the queue as short as the tree is deep.
@@ -19,6 +20,20 @@ pub struct Child {
     pub name: CString,
     pub job: Job,
     pub presence: Presence,
+    /// Whether the source has a symlink under the name, which is taken for the directory that it leads to.
+    pub links: Links,
+}
+
+#[cfg(test)]
+impl Child {
+    pub(super) fn for_tests(name: &std::ffi::CStr) -> Self {
+        Self {
+            name: name.to_owned(),
+            job: Job::Sync,
+            presence: Presence::Absent,
+            links: Links::Refuse,
+        }
+    }
 }
 
 /// Directories with one parent. The parent's count holds one for each.
@@ -104,11 +119,7 @@ mod tests {
     use super::*;
 
     fn child(name: &str) -> Child {
-        Child {
-            name: CString::new(name).unwrap(),
-            job: Job::Sync,
-            presence: Presence::Existing,
-        }
+        Child::for_tests(&CString::new(name).unwrap())
     }
 
     fn run(prefix: &str, count: usize) -> Run {

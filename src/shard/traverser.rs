@@ -9,9 +9,9 @@ use async_channel::Receiver;
 use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Plan, Read, Removal, read_batch};
 use super::queue::{Child, Run};
-use super::{Message, Mode, Shard, giant};
+use super::{Message, Mode, Shard, giant, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::{Handle, Op, Reply, Target};
+use crate::io::{Handle, Links, Op, Reply, Target};
 use crate::model::Kind;
 use crate::throttle::Permit;
 
@@ -58,13 +58,7 @@ async fn dispatch(shard: Rc<Shard>) {
         let Some((parent, child)) = shard.queue.pop() else {
             continue;
         };
-        let node = Node::child(
-            &parent,
-            child.name,
-            child.job,
-            child.presence,
-            &shard.shared,
-        );
+        let node = Node::child(&parent, child, &shard.shared);
         start_visit(&shard, node, permit);
     }
 }
@@ -118,7 +112,7 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     };
     let mode = shard.shared.options.mode;
     if mode == Mode::Sync {
-        shard.hands.opened(shard, &dirs);
+        shard.hands.opened(shard, &dirs).await;
     }
     let mut part = Part::new(shard, dirs.clone());
     let entries_max = if shard.shared.shards() > 1 {
@@ -173,6 +167,7 @@ fn all_dirs(shard: &Shard, dirs: &Dirs, plan: &Plan) -> Vec<Child> {
             name: plan.source.name(plan.entry(step)).to_owned(),
             job: Job::Sync,
             presence: Presence::Absent,
+            links: plan.links(step),
         })
         .collect()
 }
@@ -243,6 +238,11 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         ));
         return None;
     }
+    if symlinks::is_loop(node) {
+        let (op, cause) = (OpKind::OpenDir, Cause::SymlinkLoop);
+        shard.report(Error::new(op, Side::Source, node.path(), cause));
+        return None;
+    }
     shard.tally().dirs_listed.add(1);
     Some(Dirs {
         node: node.clone(),
@@ -257,7 +257,11 @@ async fn remember_closed_source(shard: &Shard, node: &Arc<Node>) {
     let Ok(at) = node::open(shard, parent, Side::Source).await else {
         return;
     };
-    let target = Target::Name(at, node.name().to_owned());
+    let name = node.name().to_owned();
+    let target = match node.links() {
+        Links::Refuse => Target::Name(at, name),
+        Links::Follow => Target::Followed(at, name),
+    };
     if let Ok(Reply::Meta(meta)) = shard.source.start(Op::Stat { target }).await
         && meta.kind == Kind::Dir
     {

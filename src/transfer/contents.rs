@@ -1,4 +1,4 @@
-//! The bytes of files: sharing, copying and comparing them.
+//! The bytes of files: sharing, copying and comparing them, with their holes.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::{Copied, FILES_MAX, Failure, Lane, LargeFile, Reflink, Spread, large};
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
+use crate::model::Meta;
 
 /// One read or write. Big enough that system calls do not count, small enough for a second-level cache.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -18,6 +19,10 @@ const BUFFERS_KEPT_MAX: usize = 2 * FILES_MAX;
 const COPY_RANGE_BYTES_MIN: u64 = 128 * 1024;
 /// One copy_file_range call: about a millisecond of memory bandwidth, after which others get their turn.
 const COPY_RANGE_BYTES_MAX: u64 = 4 << 20;
+
+/// Zeros that become a hole: the block size of nearly all filesystems. Reads begin at multiples of it.
+const HOLE_BYTES: usize = 4096;
+const _: () = assert!(BUFFER_BYTES.is_multiple_of(HOLE_BYTES));
 
 /// What is copied at most of a file that says it is empty and is not: some of them never end.
 const UNSIZED_BYTES_MAX: u64 = 1 << 30;
@@ -47,20 +52,70 @@ pub(super) struct Pair<'a> {
     pub(super) dest_fs: &'a Rc<dyn Fs>,
     pub(super) source: &'a Handle,
     pub(super) dest: &'a Handle,
-    /// Whether the kernel may move the data by itself, which on some filesystems shares blocks.
+    pub(super) method: Method,
+}
+
+/// How the bytes of a file get to where they go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Method {
+    /// The kernel may move the data by itself, which on some filesystems shares blocks.
     pub(super) in_kernel: bool,
+    /// What the source's filesystem says is a hole is not read. The destination has its final size and nothing in it.
+    pub(super) skip_holes: bool,
+    /// Blocks of zeros are not written. The destination as above.
+    pub(super) make_holes: bool,
+}
+
+impl Method {
+    fn needs_size_first(self) -> bool {
+        self.skip_holes || self.make_holes
+    }
 }
 
 impl Pair<'_> {
-    /// Copies a range: by copy_file_range where that works, else by reading and writing. Short counts are looped; the end
-    /// of the source ends it. Returns the bytes copied.
+    /// Copies a range with its holes, up to the end of the source if that comes first. Returns how far it got, in bytes.
     pub(super) async fn copy_span(
         &self,
         span: Range<u64>,
         buffers: &Buffers,
     ) -> Result<u64, Failure> {
+        if !self.method.skip_holes {
+            return self.copy_data(span, buffers).await;
+        }
         let mut at = span.start;
-        while self.in_kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
+        while at < span.end {
+            let Some(data) = self
+                .next_data(at)
+                .await?
+                .filter(|data| data.start < span.end)
+            else {
+                at = span.end;
+                break;
+            };
+            let data = data.start.max(at)..data.end.min(span.end);
+            let copied = self.copy_data(data.clone(), buffers).await?;
+            at = data.start + copied;
+            if copied == 0 || at < data.end {
+                break;
+            }
+        }
+        Ok(at - span.start)
+    }
+
+    async fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, Failure> {
+        let file = self.source.clone();
+        match self.source_fs.start(Op::SeekData { file, offset }).await {
+            Ok(Reply::Data(range)) => Ok(range),
+            Ok(other) => unreachable!("a seek does not reply {other:?}"),
+            Err(error) => Err(Failure::new(Side::Source, error)),
+        }
+    }
+
+    /// Copies a range: by copy_file_range where that works, else by reading and writing. Short counts are looped; the end
+    /// of the source ends it. Returns the bytes copied.
+    async fn copy_data(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
+        let mut at = span.start;
+        while self.method.in_kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
             match self.copy_range(at, span.end - at).await? {
                 Some(0) | None => break,
                 Some(count) => at += count,
@@ -101,7 +156,7 @@ impl Pair<'_> {
             if count_wanted == 0 {
                 break;
             }
-            buffer = self.write_all(buffer, count_wanted, at).await?;
+            buffer = self.write(buffer, count_wanted, at).await?;
             at += count_wanted as u64;
             glommio::executor().yield_if_needed().await;
         }
@@ -109,18 +164,37 @@ impl Pair<'_> {
         Ok(at - span.start)
     }
 
-    async fn write_all(
+    /// Writes the first `len` bytes of a buffer, or those that are not in blocks of zeros.
+    async fn write(
         &self,
         mut buffer: Vec<u8>,
         len: usize,
         offset: u64,
     ) -> Result<Vec<u8>, Failure> {
-        let mut written = 0;
-        while written < len {
+        if !self.method.make_holes {
+            return self.write_all(buffer, 0..len, offset).await;
+        }
+        let mut at = 0;
+        while let Some(run) = next_run(&buffer[..len], at) {
+            at = run.end;
+            buffer = self.write_all(buffer, run, offset).await?;
+        }
+        Ok(buffer)
+    }
+
+    /// Writes `buffer[range]`; `offset` is where the buffer's start belongs.
+    async fn write_all(
+        &self,
+        mut buffer: Vec<u8>,
+        range: Range<usize>,
+        offset: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut written = range.start;
+        while written < range.end {
             let op = Op::Write {
                 file: self.dest.clone(),
                 buffer,
-                range: written..len,
+                range: written..range.end,
                 offset: offset + written as u64,
             };
             let count;
@@ -138,6 +212,16 @@ impl Pair<'_> {
         }
         Ok(buffer)
     }
+}
+
+/// The next bytes from `at` on that are not in whole blocks of zeros.
+fn next_run(buffer: &[u8], at: usize) -> Option<Range<usize>> {
+    let is_hole = |block: &[u8]| block.len() == HOLE_BYTES && block.iter().all(|&byte| byte == 0);
+    let mut blocks = buffer[at..].chunks(HOLE_BYTES);
+    let start = at + HOLE_BYTES * blocks.position(|block| !is_hole(block))?;
+    let data = blocks.take_while(|block| !is_hole(block));
+    let end = (start + HOLE_BYTES).min(buffer.len()) + data.map(<[u8]>::len).sum::<usize>();
+    Some(start..end)
 }
 
 async fn read(
@@ -174,32 +258,36 @@ fn is_unsupported(error: OpError) -> bool {
 }
 
 impl Lane {
-    /// Makes the contents of an empty `dest` those of `source`, which had `size` bytes when it was opened.
+    /// Makes the contents of an empty `dest` those of `source`, which looked like `meta` when it was opened.
     pub(super) async fn copy_contents(
         &self,
         source: &Handle,
         dest: &Handle,
-        size: u64,
+        meta: &Meta,
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
+        let size = meta.size;
         if size > 0 && self.clone_contents(source, dest).await? {
             return Ok(Copied {
                 bytes: size,
                 cloned: true,
-                unsettled: false,
+                ..Copied::default()
             });
         }
+        let method = self.method_for(meta);
         let pair = Pair {
             source_fs: &self.source,
             dest_fs: &self.dest,
             source,
             dest,
-            // In the kernel, a file that says 0 is taken at its word.
-            in_kernel: self.options.reflink != Reflink::Never && size > 0,
+            method,
         };
-        let bytes = if size >= large::BYTES_MIN {
+        let is_large = size >= large::BYTES_MIN;
+        if is_large || method.needs_size_first() {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
+        }
+        let bytes = if is_large {
             let large = LargeFile::new(&pair, size, self.cancel.clone());
             spread.spread(&large).await;
             large.pump(&self.source, &self.dest).await;
@@ -211,9 +299,18 @@ impl Lane {
         };
         Ok(Copied {
             bytes,
-            cloned: false,
-            unsettled: false,
+            ..Copied::default()
         })
+    }
+
+    fn method_for(&self, meta: &Meta) -> Method {
+        // A file that says 0 (in /proc) may have contents, which only reading tells.
+        let sized = meta.size > 0;
+        Method {
+            in_kernel: self.options.reflink != Reflink::Never && !self.options.sparse && sized,
+            skip_holes: self.options.trust_holes && meta.has_holes,
+            make_holes: self.options.sparse && sized,
+        }
     }
 
     /// Shares the blocks of the source. `false` when that is not possible and need not be.
@@ -270,5 +367,36 @@ impl Lane {
         self.buffers.give_back(ours);
         self.buffers.give_back(theirs);
         Ok(equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(buffer: &[u8]) -> Vec<Range<usize>> {
+        let (mut runs, mut at) = (Vec::new(), 0);
+        while let Some(run) = next_run(buffer, at) {
+            at = run.end;
+            runs.push(run);
+        }
+        runs
+    }
+
+    #[test]
+    fn only_whole_blocks_of_zeros_are_left_out() {
+        const B: usize = HOLE_BYTES;
+        assert!(runs(&[]).is_empty());
+        assert!(runs(&[0; 3 * B]).is_empty());
+        assert_eq!(
+            next_run(&[0; 10], 0),
+            Some(0..10),
+            "an incomplete block is data"
+        );
+        let mut buffer = vec![0; 5 * B + 7];
+        buffer[B] = 1;
+        buffer[3 * B - 1] = 1;
+        buffer[4 * B + 5] = 1;
+        assert_eq!(runs(&buffer), [B..3 * B, 4 * B..5 * B + 7]);
     }
 }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::{Failure, Lane};
 use crate::error::Side;
-use crate::io::{Handle, Op, OpError, Reply};
+use crate::io::{Handle, Links, Op, OpError, Reply};
 use crate::model::{Kind, Listing};
 
 /// Asked before each entry of a tree goes; told its kind and its path from the tree's root on.
@@ -101,6 +101,7 @@ impl Lane {
         let op = Op::OpenDir {
             at: at.clone(),
             name: name.to_owned(),
+            links: Links::Refuse,
         };
         let dir = match self.on_dest(op).await? {
             Reply::Opened(dir, _) => dir,

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::{Copied, Failure, Lane, LaneOptions, Place, Spread, WriteMode};
 use crate::error::{Cause, OpKind, Side};
-use crate::io::{Handle, Op, Reply, Target};
+use crate::io::{Handle, Links, Op, Reply, Target};
 use crate::model::{Kind, Meta};
 
 /// How often a file is copied again because it changed meanwhile.
@@ -61,7 +61,8 @@ impl Lane {
 
     async fn open_source(&self, place: Place<'_>) -> Result<(Handle, Meta), Failure> {
         let (at, name) = (place.source.clone(), place.name.to_owned());
-        match self.on_source(Op::Open { at, name }).await {
+        let links = place.links;
+        match self.on_source(Op::Open { at, name, links }).await {
             Ok(Reply::Opened(_, meta)) if meta.kind != Kind::File => Err(replaced()),
             Ok(Reply::Opened(file, meta)) => Ok((file, meta)),
             Ok(other) => unreachable!("an open does not reply {other:?}"),
@@ -130,8 +131,8 @@ impl Lane {
         existing: Option<&Meta>,
         spread: &dyn Spread,
     ) -> Result<(Copied, Meta), Failure> {
-        let copied = self
-            .copy_contents(source, &made.file, before.size, spread)
+        let mut copied = self
+            .copy_contents(source, &made.file, before, spread)
             .await?;
         let target = Target::Open(source.clone());
         let after = match self.on_source(Op::Stat { target }).await? {
@@ -139,9 +140,13 @@ impl Lane {
             other => unreachable!("a stat does not reply {other:?}"),
         };
         let kept = existing.filter(|meta| meta.kind == Kind::File);
-        let change = self.change_for(before, &made.meta, kept);
-        self.set_attrs(Target::Open(made.file.clone()), change)
-            .await?;
+        if after.size < before.size {
+            // What is beyond its end now is no content of it.
+            let (file, len) = (made.file.clone(), after.size);
+            self.on_dest(Op::Truncate { file, len }).await?;
+        }
+        let dressed = self.dress_file(source, before, &made.file, &made.meta, kept);
+        copied.unset = dressed.await.err();
         Ok((copied, after))
     }
 
@@ -169,7 +174,8 @@ impl Lane {
         let _permit = self.files.acquire().await;
         let (source, _) = self.open_source(place).await?;
         let (at, name) = (place.dest.clone(), place.name.to_owned());
-        let dest = match self.on_dest(Op::Open { at, name }).await? {
+        let links = Links::Refuse;
+        let dest = match self.on_dest(Op::Open { at, name, links }).await? {
             Reply::Opened(_, meta) if meta.kind != Kind::File => return Ok(false),
             Reply::Opened(file, _) => file,
             other => unreachable!("an open does not reply {other:?}"),

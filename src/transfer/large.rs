@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use async_channel::{Receiver, Sender};
 
 use super::Failure;
-use super::contents::{Buffers, Pair};
+use super::contents::{Buffers, Method, Pair};
 use crate::error::Side;
 use crate::io::{Fs, Handle};
 use crate::throttle::Cancel;
@@ -26,7 +26,7 @@ const _: () = assert!(
 pub struct LargeFile {
     source: Handle,
     dest: Handle,
-    in_kernel: bool,
+    method: Method,
     size: u64,
     chunks: u64,
     claimed: AtomicU64,
@@ -43,7 +43,7 @@ impl LargeFile {
         Arc::new(Self {
             source: pair.source.clone(),
             dest: pair.dest.clone(),
-            in_kernel: pair.in_kernel,
+            method: pair.method,
             size,
             chunks: size.div_ceil(CHUNK_BYTES),
             claimed: AtomicU64::new(0),
@@ -63,7 +63,7 @@ impl LargeFile {
             dest_fs,
             source: &self.source,
             dest: &self.dest,
-            in_kernel: self.in_kernel,
+            method: self.method,
         };
         loop {
             let chunk = self.claimed.fetch_add(1, SeqCst);

@@ -1,6 +1,7 @@
 //! Moves data and makes inodes. A lane belongs to one shard and works on open directories and single names; it knows
 //! nothing of trees, queues or reports.
 
+mod attrs;
 mod contents;
 mod delete;
 mod files;
@@ -20,8 +21,8 @@ pub use large::LargeFile;
 use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
-use crate::io::{Change, Fs, Handle, Op, OpError, Outcome, Reply, Target};
-use crate::model::{Kind, Meta, Policy};
+use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
+use crate::model::Policy;
 use crate::throttle::{Cancel, Semaphore};
 use temp::TempNames;
 
@@ -58,6 +59,10 @@ pub struct LaneOptions {
     pub policy: Policy,
     pub write_mode: WriteMode,
     pub reflink: Reflink,
+    /// Blocks of zeros become holes (`--sparse`).
+    pub sparse: bool,
+    /// What the source's filesystem calls a hole is not read.
+    pub trust_holes: bool,
     /// Owner and group of the files that this process makes.
     pub own_ids: (u32, u32),
     /// The process's umask: what modes of new files lose when the source's modes are not carried.
@@ -101,16 +106,21 @@ pub struct Place<'a> {
     pub source: &'a Handle,
     pub dest: &'a Handle,
     pub name: &'a CStr,
+    /// Whether the source's name may be a symlink that is taken for what it leads to.
+    pub links: Links,
 }
 
 /// What a transfer did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
+    /// Holes included.
     pub bytes: u64,
     /// The bytes are shared with the source, not copied.
     pub cloned: bool,
     /// The source kept changing: what is in place is one moment of it.
     pub unsettled: bool,
+    /// The contents are in place, and this attribute is not.
+    pub unset: Option<Failure>,
 }
 
 /// Gets other shards to work on a large file.
@@ -163,81 +173,6 @@ impl Lane {
         outcome.map_err(|error| Failure::new(Side::Destination, error))
     }
 
-    /// What must be set on an inode of the destination that looks like `now` to make it as the policy wants.
-    /// `existed` is what stood there before this run, whose mode stays when modes are not carried.
-    fn change_for(&self, wanted: &Meta, now: &Meta, existed: Option<&Meta>) -> Change {
-        let policy = &self.options.policy;
-        let uid = (policy.carry_owner && wanted.uid != now.uid).then_some(wanted.uid);
-        let gid = (policy.sets_group(wanted.gid) && wanted.gid != now.gid).then_some(wanted.gid);
-        let mode = if policy.carry_mode {
-            wanted.mode
-        } else {
-            existed.map_or(wanted.mode & 0o777 & !self.options.umask, |meta| meta.mode)
-        };
-        // chown clears setuid and setgid, so those are set again after it.
-        let chowned_away = (uid.is_some() || gid.is_some()) && mode & 0o6000 != 0;
-        Change {
-            uid,
-            gid,
-            mode: (mode != now.mode || chowned_away).then_some(mode),
-            mtime: policy.carry_times.then_some(wanted.mtime),
-        }
-    }
-
-    async fn set_attrs(&self, target: Target, change: Change) -> Result<(), Failure> {
-        if !change.is_empty() {
-            self.on_dest(Op::SetAttrs { target, change }).await?;
-        }
-        Ok(())
-    }
-
-    /// Sets what differs on a name whose contents are right already.
-    ///
-    /// # Errors
-    /// The operation that failed on the destination.
-    pub async fn repair(&self, place: Place<'_>, wanted: &Meta, now: &Meta) -> Result<(), Failure> {
-        let mut change = self.change_for(wanted, now, Some(now));
-        if wanted.kind == Kind::Symlink {
-            change.mode = None;
-        }
-        if self.options.policy.times_equal(wanted.mtime, now.mtime) {
-            change.mtime = None;
-        }
-        let target = Target::Name(place.dest.clone(), place.name.to_owned());
-        self.set_attrs(target, change).await
-    }
-
-    /// Makes the attributes of an open directory those of its source. `touched`: its mtime has moved since `now`.
-    ///
-    /// # Errors
-    /// The operation that failed on the destination.
-    pub async fn finish_dir(
-        &self,
-        dir: Handle,
-        wanted: &Meta,
-        now: &Meta,
-        made: bool,
-        touched: bool,
-    ) -> Result<(), Failure> {
-        let mut change = self.change_for(wanted, now, (!made).then_some(now));
-        if !touched && self.options.policy.times_equal(wanted.mtime, now.mtime) {
-            change.mtime = None;
-        }
-        self.set_attrs(Target::Open(dir), change).await
-    }
-
-    /// Lets the owner write into an existing directory for the time of the run; its mode is set again when it is finished.
-    ///
-    /// # Errors
-    /// The operation that failed on the destination.
-    pub async fn unlock_dir(&self, dir: Handle, now: &Meta) -> Result<(), Failure> {
-        let change = Change {
-            mode: Some(now.mode | 0o700),
-            ..Change::default()
-        };
-        self.set_attrs(Target::Open(dir), change).await
-    }
-
     /// Makes a directory that only its owner may enter until it is finished.
     ///
     /// # Errors
@@ -247,27 +182,6 @@ impl Lane {
         let mode = 0o700;
         self.on_dest(Op::MakeDir { at, name, mode }).await?;
         Ok(())
-    }
-
-    /// Gives an inode that was just made, under its final name, the attributes of its source.
-    ///
-    /// # Errors
-    /// The operation that failed on the destination.
-    pub async fn dress(&self, dest: &Handle, name: &CStr, wanted: &Meta) -> Result<(), Failure> {
-        let target = Target::Name(dest.clone(), name.to_owned());
-        let op = Op::Stat {
-            target: target.clone(),
-        };
-        let now = match self.on_dest(op).await? {
-            Reply::Meta(meta) => meta,
-            other => unreachable!("a stat does not reply {other:?}"),
-        };
-        let mut change = self.change_for(wanted, &now, None);
-        if wanted.kind == Kind::Symlink {
-            // On Linux a symlink has no mode of its own.
-            change.mode = None;
-        }
-        self.set_attrs(target, change).await
     }
 
     async fn rename(&self, dest: &Handle, from: CString, to: &CStr) -> Result<(), Failure> {

@@ -90,7 +90,7 @@ impl Lane {
                 .on_dest(op(place.dest.clone(), place.name.to_owned()))
                 .await
             {
-                Ok(_) => return self.dress(place.dest, place.name, wanted).await,
+                Ok(_) => return self.dress(place, place.name, wanted).await,
                 // Somebody was faster: replace it like any other.
                 Err(failure) if failure.is(Errno::EEXIST) => {}
                 Err(failure) => return Err(failure),
@@ -98,13 +98,12 @@ impl Lane {
         }
         let temp = self.temp_names.next(place.name);
         self.on_dest(op(place.dest.clone(), temp.clone())).await?;
-        let mut result = self.dress(place.dest, &temp, wanted).await;
-        if result.is_ok() {
-            result = self.rename(place.dest, temp.clone(), place.name).await;
-        }
-        if result.is_err() {
+        // An attribute that cannot be set is told, and costs nothing else.
+        let dressed = self.dress(place, &temp, wanted).await;
+        if let Err(failure) = self.rename(place.dest, temp.clone(), place.name).await {
             self.discard(place.dest, &temp).await;
+            return Err(failure);
         }
-        result
+        dressed
     }
 }
