@@ -27,6 +27,8 @@ impl Side {
 /// How the run reacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
+    /// Done, though not as asked: told, and that is all.
+    Warning,
     /// The source entry went away under us: counted, and exit 24 when nothing worse happened.
     Vanished,
     /// This entry fails, the rest goes on; exit 23.
@@ -39,6 +41,7 @@ impl Class {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Warning => "warning",
             Self::Vanished => "vanished",
             Self::Entry => "entry",
             Self::Fatal => "fatal",
@@ -153,6 +156,8 @@ pub enum Cause {
     NoReferent,
     /// The source symlink is to be followed, and leads to a directory that it is in.
     SymlinkLoop,
+    /// The name could not become a link to another one of its inode, and got an inode of its own.
+    CopiedInstead(Errno),
     /// The run was asked to end while a large file was in work.
     Interrupted,
 }
@@ -169,6 +174,9 @@ impl fmt::Display for Cause {
             ),
             Self::LoopIntoDestination => {
                 f.write_str("it is the destination itself, and was not entered")
+            }
+            Self::CopiedInstead(errno) => {
+                write!(f, "{} ({errno:?}); it was copied instead", errno.desc())
             }
             Self::NoReferent => f.write_str("the symlink leads to nothing"),
             Self::SymlinkLoop => {
@@ -208,8 +216,10 @@ impl Error {
     /// How the run reacts. A full or read-only *destination* ends it; an entry of the *source* that is gone has vanished.
     #[must_use]
     pub fn class(&self) -> Class {
-        let Cause::Errno(errno) = self.cause else {
-            return Class::Entry;
+        let errno = match self.cause {
+            Cause::Errno(errno) => errno,
+            Cause::CopiedInstead(_) => return Class::Warning,
+            _ => return Class::Entry,
         };
         match (self.side, errno) {
             // Too big for the inode: that says nothing about the device.

@@ -2,6 +2,8 @@
 
 mod hands;
 pub mod limits;
+mod linked;
+mod links;
 mod work;
 
 use std::fmt;
@@ -28,6 +30,7 @@ use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule
 use crate::throttle::{Budget, Cancel, Reason};
 use crate::transfer::{Lane, LaneOptions, Reflink, WriteMode, temp};
 use hands::{HandsOptions, LaneHands};
+use links::LinkTable;
 
 /// Directories in transfer at once on one shard. They hold their plan meanwhile.
 const TRANSFERS_MAX: usize = 8;
@@ -237,6 +240,7 @@ impl Run {
             may_supplant_trees: self.job.force || self.job.delete != Delete::Never,
             privileged: self.job.privileged,
             extended: self.job.policy.extended,
+            links: LinkTable::new(),
             deletions: self.job.delete_max.map(Budget::new),
             deletions_refused: deletions_refused.clone(),
         };

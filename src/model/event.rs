@@ -15,6 +15,10 @@ pub enum What {
         attrs: Attrs,
     },
     Repair(Attrs),
+    /// A hard link to a name that was made before. `existed`: in place of another inode.
+    Link {
+        existed: bool,
+    },
     Delete,
 }
 
@@ -25,7 +29,7 @@ pub struct Item {
     pub kind: Kind,
     /// Relative to the root; raw bytes. Empty for the root itself.
     pub path: Vec<u8>,
-    /// Of a symlink, what it points to.
+    /// Of a symlink, what it points to; of a hard link, the name that it is linked to.
     pub target: Option<Vec<u8>>,
 }
 

@@ -51,6 +51,8 @@ tally! {
     /// Bytes that were cloned (reflink) instead of copied.
     bytes_cloned,
     dirs_made,
+    /// Names that became hard links to another name of theirs.
+    links_made,
     symlinks_made,
     specials_made,
     /// Entries whose metadata alone was repaired.

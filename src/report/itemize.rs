@@ -23,7 +23,11 @@ pub(super) fn name(item: &Item) -> String {
         name.push('/');
     }
     if let Some(target) = &item.target {
-        name.push_str(" -> ");
+        let arrow = match item.what {
+            What::Link { .. } => " => ",
+            _ => " -> ",
+        };
+        name.push_str(arrow);
         name.push_str(&escape(target));
     }
     name
@@ -42,6 +46,7 @@ pub(super) fn code(item: &Item) -> String {
         (What::Create | What::Replace { .. }, Kind::File) => '>',
         (What::Create | What::Replace { .. }, _) => 'c',
         (What::Repair(_), _) => '.',
+        (What::Link { .. }, _) => 'h',
         (What::Delete, _) => return String::from("*deleting  "),
     };
     match item.what {
@@ -57,7 +62,10 @@ pub(super) fn code(item: &Item) -> String {
             format!("{update}{kind}{contents}{size}{}", attr_letters(attrs))
         }
         What::Repair(attrs) => format!("{update}{kind}..{}", attr_letters(attrs)),
-        What::Create | What::Delete => format!("{update}{kind}+++++++++"),
+        What::Link { existed: true } => format!("{update}{kind}         "),
+        What::Create | What::Link { existed: false } | What::Delete => {
+            format!("{update}{kind}+++++++++")
+        }
     }
 }
 
@@ -79,6 +87,7 @@ pub(super) fn word(what: What) -> &'static str {
         What::Create => "create",
         What::Replace { .. } => "replace",
         What::Repair(_) => "repair",
+        What::Link { .. } => "link",
         What::Delete => "delete",
     }
 }

@@ -51,6 +51,8 @@ pub struct ReportOptions {
 /// Errors by class, exact even when the channel was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorCounts {
+    /// Told, and no failure.
+    pub warnings: u64,
     pub vanished: u64,
     pub entry: u64,
     pub fatal: u64,
@@ -67,6 +69,7 @@ impl ErrorCounts {
 
 #[derive(Debug, Default)]
 struct Counters {
+    warnings: AtomicU64,
     vanished: AtomicU64,
     entry: AtomicU64,
     fatal: AtomicU64,
@@ -76,6 +79,7 @@ struct Counters {
 impl Counters {
     fn read(&self) -> ErrorCounts {
         ErrorCounts {
+            warnings: self.warnings.load(Relaxed),
             vanished: self.vanished.load(Relaxed),
             entry: self.entry.load(Relaxed),
             fatal: self.fatal.load(Relaxed),
@@ -100,6 +104,7 @@ struct ChannelSink {
 impl Sink for ChannelSink {
     fn error(&self, error: Error) {
         let counter = match error.class() {
+            Class::Warning => &self.counters.warnings,
             Class::Vanished => &self.counters.vanished,
             Class::Entry => &self.counters.entry,
             Class::Fatal => &self.counters.fatal,
@@ -221,10 +226,9 @@ impl Consumer {
     fn error(&self, stdout: &mut impl Write, error: &Error) {
         tracing::error!("{error}");
         let class = error.class();
-        let prefix = if class == Class::Vanished {
-            "warning: "
-        } else {
-            ""
+        let prefix = match class {
+            Class::Warning | Class::Vanished => "warning: ",
+            Class::Entry | Class::Fatal => "",
         };
         self.progress
             .above(|| eprintln!("ringsync: {prefix}{error}"));

@@ -52,6 +52,7 @@ pub fn json(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) 
         "entries_per_second": rate(outcome.totals.entries_found, seconds),
         "errors": errors.entry + errors.fatal,
         "vanished": errors.vanished,
+        "warnings": errors.warnings,
         "exit_code": exit_code(task, outcome, errors),
         "depth_max": outcome.depth_max,
         "file_size_max": outcome.file_size_max,
@@ -113,6 +114,7 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
     let totals = &outcome.totals;
     let counts = [
         (totals.dirs_made, "directories made"),
+        (totals.links_made, "hard links made"),
         (totals.symlinks_made, "symlinks made"),
         (totals.specials_made, "specials made"),
         (totals.entries_repaired, "metadata repaired"),
@@ -156,6 +158,9 @@ pub fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
             HumanCount(errors.vanished)
         ));
     }
+    if errors.warnings > 0 {
+        lines.push(format!("{} warnings", HumanCount(errors.warnings)));
+    }
     if errors.unprinted > 0 {
         lines.push(format!(
             "{} of these were not printed",
@@ -188,6 +193,7 @@ pub fn stats(outcome: &Outcome, errors: &ErrorCounts) -> String {
     for (name, value) in [
         ("errors", errors.entry + errors.fatal),
         ("vanished", errors.vanished),
+        ("warnings", errors.warnings),
         ("depth max", outcome.depth_max),
         ("file size max", outcome.file_size_max),
     ] {

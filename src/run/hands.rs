@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 
+use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Error, Side};
 use crate::io::{Fs, Handle};
@@ -23,7 +24,7 @@ use crate::transfer::{Failure, Lane, LargeFile, Spread};
 const ENTRIES_AT_ONCE_MAX: usize = 64;
 
 /// What the hands may do.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct HandsOptions {
     /// Tell, and change nothing.
     pub dry_run: bool,
@@ -33,6 +34,8 @@ pub(super) struct HandsOptions {
     pub privileged: bool,
     /// Extended attributes that are carried.
     pub extended: Carried,
+    /// What `--hard-links` remembers; for all shards.
+    pub links: Arc<LinkTable>,
     /// `--max-delete`.
     pub deletions: Option<Arc<Budget>>,
     /// Set when a deletion was refused because of `--max-delete`.
@@ -69,12 +72,7 @@ impl Hands for LaneHands {
     ) -> LocalBoxFuture<'a, Vec<Child>> {
         Box::pin(async move {
             let children = Cell::new(Vec::new());
-            let work = Work {
-                hands: self,
-                shard,
-                dirs,
-                plan,
-            };
+            let work = Work::new(self, shard, dirs, plan);
             let slow = dirs
                 .dest
                 .as_ref()
@@ -103,12 +101,7 @@ impl Hands for LaneHands {
         plan: &'a Plan,
     ) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
-            let work = Work {
-                hands: self,
-                shard,
-                dirs,
-                plan,
-            };
+            let work = Work::new(self, shard, dirs, plan);
             let is_slow = |fs: &dyn Fs, dir: &Option<Handle>| {
                 dir.as_ref().is_some_and(|dir| fs.is_slow(dir.dev()))
             };

@@ -1,11 +1,14 @@
 //! One directory's plan, entry by entry: what the lane does about each, how it is counted and told.
 
+use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::hands::{LaneHands, SpreadOverShards, error};
+use super::links::DirPath;
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
@@ -18,10 +21,34 @@ pub(super) struct Work<'a> {
     pub shard: &'a Rc<Shard>,
     pub dirs: &'a Dirs,
     pub plan: &'a Plan,
+    /// The directory's path, once somebody needs it for longer.
+    dir_path: OnceCell<DirPath>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        hands: &'a LaneHands,
+        shard: &'a Rc<Shard>,
+        dirs: &'a Dirs,
+        plan: &'a Plan,
+    ) -> Self {
+        Self {
+            hands,
+            shard,
+            dirs,
+            plan,
+            dir_path: OnceCell::new(),
+        }
+    }
 }
 
 impl Work<'_> {
-    fn path_of(&self, name: &CStr) -> Vec<u8> {
+    pub(super) fn dir_path(&self) -> &DirPath {
+        let path = || Arc::new(self.dirs.node.path().into_boxed_slice());
+        self.dir_path.get_or_init(path)
+    }
+
+    pub(super) fn path_of(&self, name: &CStr) -> Vec<u8> {
         self.dirs.node.path_of(name)
     }
 
@@ -173,9 +200,12 @@ impl Work<'_> {
             name,
             links: self.plan.links(step),
         };
-        let acted = self
-            .act(place, step.action, &wanted, step.dest.as_deref())
-            .await;
+        let existing = step.dest.as_deref();
+        let acted = if self.shard.shared.options.policy.carry_links {
+            self.linked(place, step.action, &wanted, existing).await
+        } else {
+            self.act(place, step.action, &wanted, existing).await
+        };
         match acted {
             // Told once, for the whole run.
             Ok(())
@@ -187,7 +217,7 @@ impl Work<'_> {
         }
     }
 
-    async fn act(
+    pub(super) async fn act(
         &self,
         place: Place<'_>,
         action: Action,
@@ -330,7 +360,7 @@ impl Work<'_> {
     }
 
     /// Removes a directory that is where another kind must go: an empty one always, a full one only when asked.
-    async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
+    pub(super) async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
         let (lane, name) = (&self.hands.lane, place.name);
         if self.hands.options.dry_run {
             return Ok(());

@@ -277,6 +277,17 @@ pub(super) async fn open_to_list(
     Ok(handle)
 }
 
+/// The open root of the tree that `node` is in.
+#[must_use]
+pub fn root_dir(node: &Arc<Node>, side: Side) -> Option<Handle> {
+    let mut at = node;
+    while let Some(parent) = &at.parent {
+        at = parent;
+    }
+    let (handle, _) = at.slot(side).handle.get()?;
+    Some(handle.clone())
+}
+
 async fn open_below(
     shard: &Shard,
     at: Handle,

@@ -15,8 +15,9 @@ use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, 
 /// Entries of one statx batch; between batches other tasks of the shard get their turn.
 const STAT_BATCH: usize = 256;
 
-/// Temporary files that may be removed as left over: ours by name, not a directory, with one link, and not written since
-/// this run began. Mode and owner say nothing: a killed run may have set those of the source already.
+/// Temporary files that may be removed as left over: ours by name, not a directory, and not written since this run began.
+/// Mode, owner and links say nothing: a killed run may have set those of the source already, and a hard link on its way
+/// to its final name has the data of the names that stay.
 #[derive(Clone, Copy, Debug)]
 pub struct StrayRule {
     /// Whether a name is one that ringsync gives to temporary files.
@@ -26,7 +27,7 @@ pub struct StrayRule {
 
 impl StrayRule {
     fn covers(&self, meta: &Meta) -> bool {
-        meta.kind != Kind::Dir && meta.nlink == 1 && meta.mtime < self.before
+        meta.kind != Kind::Dir && meta.mtime < self.before
     }
 }
 

@@ -6,6 +6,7 @@ mod contents;
 mod delete;
 mod files;
 mod large;
+mod links;
 mod nodes;
 pub mod temp;
 
