@@ -78,6 +78,7 @@ fn sync_with(source: &SimFs, dest: &SimFs, job: Job) -> Ended {
     let errors = collect.0.lock().unwrap().clone();
     let count = |class| errors.iter().filter(|error| error.class() == class).count() as u64;
     let counts = ErrorCounts {
+        warnings: count(Class::Warning),
         vanished: count(Class::Vanished),
         entry: count(Class::Entry),
         fatal: count(Class::Fatal),

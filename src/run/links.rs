@@ -135,9 +135,11 @@ impl LinkTable {
 
     fn try_join(self: &Arc<Self>, source: InodeId, names: u32) -> Result<Turn, Receiver<()>> {
         let (mut stripe, hash) = self.stripe(source);
-        let hash_of = |group: &Box<Group>| self.hasher.hash_one(group.source);
-        let is_it = |group: &Box<Group>| group.source == source;
-        match stripe.groups.entry(hash, is_it, hash_of) {
+        match stripe.groups.entry(
+            hash,
+            |group| group.source == source,
+            |group| self.hasher.hash_one(group.source),
+        ) {
             Entry::Vacant(vacant) => {
                 let (wakes, pending) = async_channel::bounded(1);
                 vacant.insert(Box::new(Group {
@@ -194,11 +196,11 @@ impl LinkTable {
     /// Whether an inode of the destination, which has `names` names, may stand for this one of the source: only one may.
     pub(super) fn claim(&self, dest: InodeId, names: u32, source: InodeId) -> bool {
         let (mut stripe, hash) = self.stripe(dest);
-        let hash_of = |claim: &Box<Claim>| self.hasher.hash_one(claim.dest);
-        match stripe
-            .claims
-            .entry(hash, |claim| claim.dest == dest, hash_of)
-        {
+        match stripe.claims.entry(
+            hash,
+            |claim| claim.dest == dest,
+            |claim| self.hasher.hash_one(claim.dest),
+        ) {
             Entry::Vacant(vacant) => {
                 if names > 1 {
                     vacant.insert(Box::new(Claim {
