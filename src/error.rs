@@ -29,7 +29,7 @@ impl Side {
 pub enum Class {
     /// Done, though not as asked: told, and that is all.
     Warning,
-    /// The source entry went away under us: counted, and exit 24 when nothing worse happened.
+    /// The source moved under us, and some of it was left for another time: counted, and exit 24 when nothing worse happened.
     Vanished,
     /// This entry fails, the rest goes on; exit 23.
     Entry,
@@ -148,6 +148,8 @@ pub enum Cause {
     Errno(Errno),
     /// The file kept changing while it was copied.
     Changing,
+    /// The directory's names changed while they were listed, or the listing missed some.
+    ListingMoved,
     /// A directory with entries is where another kind must go, and neither `--delete` nor `--force` was given.
     DirectoryInTheWay,
     /// The source tree leads into the destination tree (a bind mount, say).
@@ -168,6 +170,9 @@ impl fmt::Display for Cause {
             Self::Errno(errno) => write!(f, "{} ({errno:?})", errno.desc()),
             Self::Changing => f.write_str(
                 "it kept changing while it was copied; the copy is of one moment but not of now",
+            ),
+            Self::ListingMoved => f.write_str(
+                "it changed while it was listed, so nothing was deleted in its copy this time",
             ),
             Self::DirectoryInTheWay => f.write_str(
                 "a directory that is not empty is in the way; --delete or --force would remove it",
@@ -219,6 +224,7 @@ impl Error {
         let errno = match self.cause {
             Cause::Errno(errno) => errno,
             Cause::CopiedInstead(_) => return Class::Warning,
+            Cause::ListingMoved => return Class::Vanished,
             _ => return Class::Entry,
         };
         match (self.side, errno) {

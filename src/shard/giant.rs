@@ -187,7 +187,7 @@ async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
             }
         }
     }
-    traverser::settle(&shard, &dirs, part.finish(&shard), permit).await;
+    traverser::settle(&shard, &dirs, part.finish(&shard).await, permit).await;
     node::release(&shard, dirs.node).await;
 }
 

@@ -9,11 +9,15 @@ use nix::errno::Errno;
 use super::index::NameIndex;
 use super::{Dirs, Mode, Shard, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::{Fs, Handle, Links, Op, Outcome, Reply};
+use crate::io::{Fs, Handle, Links, Op, Outcome, Reply, Target};
 use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
 
 /// Entries of one statx batch; between batches other tasks of the shard get their turn.
 const STAT_BATCH: usize = 256;
+
+/// As a listing keeps it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 2.
+const ENOENT: u16 = Errno::ENOENT as u16;
 
 /// Temporary files that may be removed as left over: ours by name, not a directory, and not written since this run began.
 /// Mode, owner and links say nothing: a killed run may have set those of the source already, and a hard link on its way
@@ -370,8 +374,41 @@ impl Part {
         }
     }
 
+    /// Deletes nothing where the source may have what its listing did not show: because its names changed meanwhile, or
+    /// because the filesystem left some out (as network filesystems may, when a directory changes).
+    async fn confirm_removals(&mut self, shard: &Rc<Shard>) {
+        let Some(dir) = self.dirs.source.clone() else {
+            return;
+        };
+        let mut names = shard.take_listing();
+        for removal in self.plan.removals.iter().filter(|removal| !removal.stray) {
+            if names.push(&removal.name, 0, None) {
+                let last = names.len() - 1;
+                names.entries[last].state = State::Wanted;
+            }
+        }
+        if names.is_empty() {
+            return shard.keep_listing(names);
+        }
+        names = stat_all(&shard.source, &dir, names, 0).await;
+        let is_gone = |entry: &Entry| entry.state == State::Failed(ENOENT);
+        let all_gone = names.entries.iter().all(is_gone);
+        shard.keep_listing(names);
+        let target = Target::Open(dir);
+        let now = shard.source.start(Op::Stat { target }).await;
+        let mtime = self.dirs.node.meta(Side::Source).map(|meta| meta.mtime);
+        let is_still = matches!(now, Ok(Reply::Meta(now)) if Some(now.mtime) == mtime);
+        if all_gone && is_still {
+            return;
+        }
+        self.plan.removals.retain(|removal| removal.stray);
+        let (path, cause) = (self.dirs.node.path(), Cause::ListingMoved);
+        shard.report(Error::new(OpKind::ReadDir, Side::Source, path, cause));
+    }
+
     /// Decides about what the destination lacks, and hands over the plan.
-    pub(super) fn finish(mut self, shard: &Shard) -> Plan {
+    pub(super) async fn finish(mut self, shard: &Rc<Shard>) -> Plan {
+        self.confirm_removals(shard).await;
         match shard.shared.options.mode {
             Mode::Scan => {
                 for at in 0..self.plan.source.len() {

@@ -132,7 +132,7 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     } else {
         part.dest_complete = true;
     }
-    settle(shard, &dirs, part.finish(shard), Some(visiting)).await;
+    settle(shard, &dirs, part.finish(shard).await, Some(visiting)).await;
 }
 
 /// Acts on a plan. `permit` is whatever entitles to list and compare; it is given back before children are queued,
