@@ -7,7 +7,8 @@
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //! error.rs     one error type, and its class
-//! model/       pure: entry, listing, compare, action, path, tally, event
+//!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
+//! model/       pure: entry, listing, compare, action, xattr, symlink, path, tally, event
 //! control/     pure: the router between inline calls and the ring
 //! throttle/    permits, budgets, the switch that ends a run
 //! io/          operations as values; inline, ring and pool; the only unsafe code

@@ -19,7 +19,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// A fresh filesystem: `ext4`, `xfs`, `btrfs` or `tmpfs`. `None`, with the skip recorded, where that cannot be had.
+    /// A fresh filesystem: `ext4`, `xfs`, `btrfs`, `tmpfs` or `ramfs`. `None`, with the skip recorded, where that cannot be had.
     pub(crate) fn new(kind: &str) -> Option<Self> {
         Self::sized(kind, IMAGE_MIB)
     }
@@ -41,12 +41,13 @@ impl Image {
         }
         let scratch = Scratch::new();
         let mountpoint = scratch.dir("mount");
-        if kind == "tmpfs" {
+        if matches!(kind, "tmpfs" | "ramfs") {
+            // ramfs takes no size, and ignores one.
             let options = format!("size={mib}m,mode=755");
             mount(
                 &[
                     OsStr::new("-t"),
-                    "tmpfs".as_ref(),
+                    kind.as_ref(),
                     "-o".as_ref(),
                     options.as_ref(),
                     "tmpfs".as_ref(),
