@@ -6,8 +6,8 @@
 //! cli.rs       what was typed                     config.rs   what was decided
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
-//! error.rs     one error type, and its class
 //!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
+//! error.rs     one error type, and its class
 //! model/       pure: entry, listing, compare, action, xattr, symlink, path, tally, event
 //! control/     pure: the router between inline calls and the ring
 //! throttle/    permits, budgets, the switch that ends a run

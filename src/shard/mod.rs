@@ -22,6 +22,7 @@ mod index;
 pub mod node;
 mod part;
 pub mod pool;
+mod pulse;
 mod queue;
 mod symlinks;
 mod traverser;
@@ -46,6 +47,7 @@ use crate::io::Fs;
 use crate::model::{Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Reason, Semaphore};
 use giant::PartMessage;
+use pulse::Pulse;
 use queue::Queue;
 
 /// Messages that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
@@ -97,6 +99,7 @@ pub struct Shared {
     pub cancel: Arc<Cancel>,
     pub sink: Arc<dyn Sink>,
     hasher: RandomState,
+    pulses: Vec<Pulse>,
     /// Deepest level met; entries of the root are level 1.
     pub depth_max: AtomicU64,
     /// Bytes of the largest file met.
@@ -113,6 +116,7 @@ impl Shared {
         cancel: Arc<Cancel>,
         sink: Arc<dyn Sink>,
     ) -> (Arc<Self>, Vec<Receiver<Message>>) {
+        let pulses = tallies.iter().map(|_| Pulse::default()).collect();
         let (inboxes, receivers) = (0..tallies.len())
             .map(|_| async_channel::bounded(INBOX_MAX))
             .unzip();
@@ -126,6 +130,7 @@ impl Shared {
             sink,
             hasher: RandomState::default(),
             depth_max: AtomicU64::new(0),
+            pulses,
             file_size_max: AtomicU64::new(0),
         };
         (Arc::new(shared), receivers)
@@ -225,6 +230,10 @@ impl Shard {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         &self.shared.tallies[self.id]
+    }
+
+    fn pulse(&self) -> &Pulse {
+        &self.shared.pulses[self.id]
     }
 
     #[must_use]

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::thread::Thread;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
-use super::Shared;
+use super::{Shared, pulse};
 
 /// How long a task runs before those that wait for messages or I/O are looked at.
 const PREEMPT_AFTER: Duration = Duration::from_millis(5);
@@ -33,11 +34,18 @@ where
     Fut: Future<Output = Result<(), String>> + 'static,
 {
     let mut threads = Vec::with_capacity(options.cpus.len());
+    let mut failure = None;
     for (shard, &cpu) in options.cpus.iter().enumerate() {
         let (body, guard) = (body.clone(), AbortOnPanic(shared.clone()));
         let blocking = PoolPlacement::Unbound(options.blocking_threads);
         let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
-        threads.push(thread.spawn(move || {
+        let end = End {
+            shared: shared.clone(),
+            shard,
+            waiting: std::thread::current(),
+        };
+        let spawned = thread.spawn(move || {
+            let _end = end;
             let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
                 .io_memory(GLOMMIO_IO_MEMORY_BYTES)
                 .ring_depth(GLOMMIO_RING_DEPTH)
@@ -50,22 +58,39 @@ where
                 guard.0.abort();
             }
             result
-        }));
-    }
-    let mut failure = None;
-    for thread in threads {
-        let error = match thread.map(std::thread::JoinHandle::join) {
-            Ok(Ok(Ok(()))) => continue,
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(_panic)) => String::from("a shard was lost: it panicked"),
+        });
+        match spawned {
+            Ok(thread) => threads.push((thread, &shared.pulses[shard])),
             Err(error) => {
                 shared.abort();
-                format!("cannot start a thread: {error}")
+                failure.get_or_insert(format!("cannot start a thread: {error}"));
             }
+        }
+    }
+    pulse::watch(&threads);
+    for (thread, _) in threads {
+        let error = match thread.join() {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(_panic) => String::from("a shard was lost: it panicked"),
         };
         failure.get_or_insert(error);
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Tells the thread that waits for all shards.
+struct End {
+    shared: Arc<Shared>,
+    shard: usize,
+    waiting: Thread,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.shared.pulses[self.shard].end();
+        self.waiting.unpark();
+    }
 }
 
 /// Closes the inboxes when its shard's thread unwinds, so that nobody waits for it. It lives outside the executor, whose

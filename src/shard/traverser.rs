@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_channel::Receiver;
 
@@ -15,15 +14,11 @@ use crate::io::{Handle, Links, Op, Reply, Target};
 use crate::model::Kind;
 use crate::throttle::Permit;
 
-/// No executor sleeps longer than this. Other threads wake it when there is something to do, so this should change
-/// nothing; but about once in a thousand runs such a wake is lost between glommio's notifier and the kernel, and all
-/// executors slept with work in their inboxes until a signal came. Now it costs this long instead.
-const SLEEP_MAX: Duration = Duration::from_millis(20);
-
 /// Runs a shard until the run is over. `root` is given to one of the shards.
 pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
     let dispatcher = glommio::spawn_local(dispatch(shard.clone()));
-    let heart = glommio::spawn_local(beat());
+    let beating = shard.clone();
+    glommio::spawn_local(async move { beating.pulse().beat().await }).detach();
     if let Some(root) = root {
         let permit = shard.shared.permits.acquire().await;
         start_visit(&shard, root, permit);
@@ -39,13 +34,7 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
     }
     // Nothing is queued any more, or a shard was lost; then its permits are too, and waiting for one would never end.
     dispatcher.cancel().await;
-    heart.cancel().await;
-}
-
-async fn beat() {
-    loop {
-        glommio::timer::sleep(SLEEP_MAX).await;
-    }
+    shard.pulse().stop();
 }
 
 /// Takes directories off the queue as permits come.
