@@ -30,7 +30,7 @@ const STRIPES: usize = 256;
 
 /// What tells inodes of all filesystems apart. Packed, because there may be millions of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(packed(4))]
+#[repr(Rust, packed(4))]
 pub(super) struct InodeId {
     ino: u64,
     dev: u32,

@@ -85,6 +85,9 @@ impl Lane {
     /// # Errors
     /// What could not be read.
     pub async fn xattrs_differing(&self, place: Place<'_>) -> Result<Attrs, Failure> {
+        if self.options.policy.extended.is_nothing() {
+            return Ok(Attrs::NONE);
+        }
         let (source, dest) = (place.source_target(), place.dest_target());
         let change = self.xattr_change(source, dest, false).await?;
         Ok(attrs_of(&change))
