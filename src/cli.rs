@@ -29,7 +29,8 @@ pub enum Command {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk,
-20 interrupted, 23 some entries failed, 24 some source entries vanished, 25 --max-delete reached.
+20 interrupted, 23 some entries failed, 24 some source entries vanished, 25 --max-delete reached,
+30 --stop-after or --timeout was over.
 The same command run again continues where an interrupted one stopped.";
 
 #[derive(Debug, Args)]
@@ -50,8 +51,11 @@ pub struct SyncArgs {
     #[arg(long)]
     pub delete_after: bool,
     /// Delete at most NUM entries, then exit with 25
-    #[arg(long, value_name = "NUM")]
-    pub max_delete: Option<usize>,
+    #[arg(long, value_name = "NUM", allow_negative_numbers = true)]
+    pub max_delete: Option<i64>,
+    /// Delete even when SRC looks like a file system that is not mounted: empty, or without most names of DST
+    #[arg(long)]
+    pub force_delete: bool,
     /// Let a file replace a directory that is not empty, also without --delete
     #[arg(long)]
     pub force: bool,
@@ -74,6 +78,8 @@ pub struct SyncArgs {
     #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -89,6 +95,8 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -102,6 +110,8 @@ pub struct ScanArgs {
     pub one_file_system: bool,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
 }
@@ -205,6 +215,19 @@ pub struct ReportArgs {
     /// Append changes, errors and the summary to FILE
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+}
+
+/// When a run ends early.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// End in good order after MINUTES (fractions allowed) and exit with 30; the same command continues
+    #[arg(long, alias = "time-limit", value_name = "MINUTES")]
+    pub stop_after: Option<f64>,
+    /// End and exit with 30 when nothing is completed for SECONDS: no operation, not one block of a large file; 0 waits
+    /// for ever
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub timeout: f64,
 }
 
 /// How the machine is used.

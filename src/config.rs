@@ -2,15 +2,17 @@
 //! what is allowed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cli::{
-    CheckArgs, CompareArgs, EngineArg, EngineArgs, ProgressArg, ReflinkArg, ReportArgs, ScanArgs,
-    SyncArgs, WriteModeArg,
+    CheckArgs, CompareArgs, EngineArg, EngineArgs, LimitArgs, ProgressArg, ReflinkArg, ReportArgs,
+    ScanArgs, SyncArgs, WriteModeArg,
 };
 use crate::io::EngineChoice;
 use crate::io::ring::DEPTH_MAX;
 use crate::model::{Carried, Policy, Symlinks};
 use crate::report::{Detail, ProgressStyle, ReportOptions};
+use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
 use crate::transfer::{Reflink, WriteMode};
 
@@ -19,6 +21,8 @@ use crate::transfer::{Reflink, WriteMode};
 pub struct Config {
     pub job: Job,
     pub report: ReportOptions,
+    /// When to end early.
+    pub watch: WatchLimits,
     /// No summary.
     pub quiet: bool,
     /// All counters at the end.
@@ -36,17 +40,25 @@ impl Config {
             (false, true) => Delete::During,
             (false, false) => Delete::Never,
         };
-        if args.max_delete.is_some() && delete == Delete::Never {
-            return Err(String::from(
-                "--max-delete goes with --delete or --delete-after",
-            ));
+        let needs_delete = [
+            ("--max-delete", args.max_delete.is_some()),
+            ("--force-delete", args.force_delete),
+        ];
+        for (option, _) in needs_delete.iter().filter(|(_, given)| *given) {
+            if delete == Delete::Never {
+                return Err(format!("{option} goes with --delete or --delete-after"));
+            }
         }
         let job = Job {
             policy: policy(&args.compare),
             one_file_system: args.compare.one_file_system,
             symlinks: symlinks(&args.compare),
             delete,
-            delete_max: args.max_delete,
+            // As rsync has it: a negative number allows none.
+            delete_max: args
+                .max_delete
+                .map(|most| usize::try_from(most).unwrap_or(0)),
+            force_delete: args.force_delete,
             force: args.force,
             dry_run: args.dry_run,
             write_mode: match args.write_mode {
@@ -62,7 +74,7 @@ impl Config {
             trust_holes: !args.ignore_holes,
             ..base
         };
-        Ok(Self::with_report(job, args.report, Detail::None))
+        Self::with_report(job, args.report, &args.limits, Detail::None)
     }
 
     /// # Errors
@@ -77,7 +89,7 @@ impl Config {
             dry_run: true,
             ..base
         };
-        Ok(Self::with_report(job, args.report, Detail::Itemized))
+        Self::with_report(job, args.report, &args.limits, Detail::Itemized)
     }
 
     /// # Errors
@@ -88,10 +100,15 @@ impl Config {
             one_file_system: args.one_file_system,
             ..base
         };
-        Ok(Self::with_report(job, args.report, Detail::None))
+        Self::with_report(job, args.report, &args.limits, Detail::None)
     }
 
-    fn with_report(job: Job, args: ReportArgs, detail: Detail) -> Self {
+    fn with_report(
+        job: Job,
+        args: ReportArgs,
+        limits: &LimitArgs,
+        detail: Detail,
+    ) -> Result<Self, String> {
         let detail = match (args.quiet, args.itemize_changes, args.verbose) {
             (true, ..) => Detail::None,
             (_, true, _) => Detail::Itemized,
@@ -105,7 +122,8 @@ impl Config {
             ProgressArg::Plain => ProgressStyle::Plain,
             ProgressArg::None => ProgressStyle::None,
         };
-        Self {
+        Ok(Self {
+            watch: watch_limits(limits)?,
             job,
             report: ReportOptions {
                 detail,
@@ -115,8 +133,28 @@ impl Config {
             quiet: args.quiet,
             stats: args.stats,
             log_file: args.log_file,
-        }
+        })
     }
+}
+
+fn watch_limits(args: &LimitArgs) -> Result<WatchLimits, String> {
+    /// Longer than anybody waits, and short enough to be added to any time.
+    const SECONDS_MAX: f64 = 1e9;
+    let (stop_after, timeout) = (args.stop_after.map(|minutes| minutes * 60.0), args.timeout);
+    if stop_after.is_some_and(|seconds| !(seconds > 0.0 && seconds <= SECONDS_MAX)) {
+        return Err(String::from(
+            "--stop-after takes minutes above 0, such as 90 or 0.5",
+        ));
+    }
+    if !(0.0..=SECONDS_MAX).contains(&timeout) {
+        return Err(String::from(
+            "--timeout takes seconds, such as 60; 0 waits for ever",
+        ));
+    }
+    Ok(WatchLimits {
+        stop_after: stop_after.map(Duration::from_secs_f64),
+        timeout: (timeout > 0.0).then(|| Duration::from_secs_f64(timeout)),
+    })
 }
 
 fn base_job(

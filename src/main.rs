@@ -24,14 +24,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use ringsync::cli::{Cli, Command};
 use ringsync::config::Config;
 use ringsync::io::probe;
-use ringsync::report::Reporter;
 use ringsync::report::summary::{self, exit};
+use ringsync::report::{Reporter, say};
 use ringsync::run::Run;
+use ringsync::run::watchdog::Watchdog;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {
-    eprintln!("ringsync: {message}");
+    say(&format!("ringsync: {message}"));
     ExitCode::from(code)
 }
 
@@ -106,7 +108,7 @@ fn manual() -> Vec<u8> {
 /// Runs a job from its roots to its summary.
 fn run(config: Config) -> u8 {
     let fail = |code: u8, message: &str| {
-        eprintln!("ringsync: {message}");
+        say(&format!("ringsync: {message}"));
         code
     };
     if let Some(path) = &config.log_file
@@ -126,17 +128,24 @@ fn run(config: Config) -> u8 {
         Err(error) => return fail(exit::FILE_IO, &format!("cannot catch signals: {error}")),
     };
     let (task, dry_run) = (config.job.task, config.job.dry_run);
-    let run = match Run::open(config.job) {
+    let mut run = match Run::open(config.job) {
         Ok(run) => run,
         Err(error) => return fail(error.exit_code, &error.to_string()),
     };
-    let reporter = Reporter::start(
-        config.report,
-        run.tallies.clone(),
+    let flights = match config.watch.timeout {
+        Some(_) => run.watch_operations(),
+        None => Arc::default(),
+    };
+    let watchdog = Watchdog::start(
+        config.watch,
         run.cancel.clone(),
+        flights,
         move || interrupted.load(SeqCst),
+        give_up,
     );
+    let reporter = Reporter::start(config.report, run.tallies.clone());
     let outcome = run.execute(&reporter.sink());
+    watchdog.finish();
     let errors = reporter.finish();
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -149,7 +158,7 @@ fn run(config: Config) -> u8 {
         text = summary::json(task, dry_run, &outcome, &errors) + "\n";
     } else if config.quiet {
         for trouble in summary::troubles(&outcome, &errors) {
-            eprintln!("ringsync: {trouble}");
+            say(&format!("ringsync: {trouble}"));
         }
     } else {
         text = words + "\n";
@@ -160,6 +169,29 @@ fn run(config: Config) -> u8 {
     // The sync is done, whether or not somebody still reads about it.
     let _ = std::io::stdout().write_all(text.as_bytes());
     summary::exit_code(task, &outcome, &errors)
+}
+
+/// Ends the process although the run has not ended: something in it hangs (a network filesystem whose server is gone).
+/// Like a kill, it leaves what the next run repairs.
+fn give_up(waiting: Vec<String>) {
+    /// What hangs may also be whoever reads our messages.
+    const TELL_MAX: Duration = Duration::from_secs(1);
+    let (told, is_told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let reason = if waiting.is_empty() {
+            String::from("no operation is under way; perhaps nobody reads the output")
+        } else {
+            format!("waiting for:\n  {}", waiting.join("\n  "))
+        };
+        let words = format!(
+            "gave up: nothing was completed for --timeout seconds, and again while ending; {reason}"
+        );
+        tracing::error!("{words}");
+        say(&format!("ringsync: {words}"));
+        told.send(())
+    });
+    let _ = is_told.recv_timeout(TELL_MAX);
+    signal_hook::low_level::exit(i32::from(exit::TIMEOUT));
 }
 
 /// The first of these signals lets what is in flight end; the second ends the process at once.

@@ -1,9 +1,11 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
+mod flight;
 mod hands;
 pub mod limits;
 mod linked;
 mod links;
+pub mod watchdog;
 mod work;
 
 use std::fmt;
@@ -29,6 +31,7 @@ use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Reason};
 use crate::transfer::{Lane, LaneOptions, Reflink, WriteMode, temp};
+pub use flight::Flights;
 use hands::{HandsOptions, LaneHands};
 use links::LinkTable;
 
@@ -83,6 +86,8 @@ pub struct Job {
     pub delete: Delete,
     /// The most entries to delete.
     pub delete_max: Option<usize>,
+    /// Delete although the source looks like a filesystem that is not mounted.
+    pub force_delete: bool,
     /// Full directories that are in the way may go.
     pub force: bool,
     pub dry_run: bool,
@@ -120,6 +125,7 @@ impl Job {
             policy: Policy::archive(),
             delete: Delete::Never,
             delete_max: None,
+            force_delete: false,
             force: false,
             dry_run: false,
             one_file_system: false,
@@ -226,6 +232,13 @@ impl Run {
             tallies,
             cancel: Arc::default(),
         }
+    }
+
+    /// From now on notes which operations are under way. Costs a few dozen nanoseconds for each.
+    pub fn watch_operations(&mut self) -> Arc<Flights> {
+        let flights = Arc::<Flights>::default();
+        self.roots.fs = flights.watch(self.roots.fs.clone());
+        flights
     }
 
     /// Runs all passes to their end.

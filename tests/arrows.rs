@@ -15,7 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "run",
-        &["error", "io", "model", "shard", "throttle", "transfer"],
+        &[
+            "control", "error", "io", "model", "shard", "throttle", "transfer",
+        ],
     ),
     // The summary reads how a run ended; it starts nothing.
     ("report", &["error", "model", "run", "throttle"]),

@@ -1,7 +1,7 @@
 //! Operations as values. An `Op` owns every buffer, name and descriptor that it needs, so that it stays valid
 //! until it is done even when nobody waits for it any more.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
@@ -358,7 +358,40 @@ impl Op {
     /// The device of the filesystem that the operation works on.
     #[must_use]
     pub fn dev(&self) -> u64 {
-        let handle = match self {
+        self.handle().dev()
+    }
+
+    /// The name below [`Op::handle`] that the operation is about, where it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&CStr> {
+        match self {
+            Self::OpenDir { name, .. }
+            | Self::Open { name, .. }
+            | Self::Create { name, .. }
+            | Self::MakeDir { name, .. }
+            | Self::MakeNode { name, .. }
+            | Self::MakeSymlink { name, .. }
+            | Self::ReadLink { name, .. }
+            | Self::Unlink { name, .. }
+            | Self::RemoveDir { name, .. }
+            | Self::Rename { to: name, .. }
+            | Self::Link { to_name: name, .. }
+            | Self::Stat {
+                target: Target::Name(_, name),
+            }
+            | Self::ReadXattrs {
+                target: Target::Name(_, name),
+                ..
+            }
+            | Self::OpenPlace { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The open file or directory that the operation works on.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        match self {
             Self::OpenDir { at, .. }
             | Self::OpenDirBelow { at, .. }
             | Self::OpenPlace { at, .. }
@@ -380,8 +413,7 @@ impl Op {
             Self::CopyRange { to, .. } | Self::Clone { to, .. } | Self::Link { to, .. } => to,
             Self::SetAttrs { inode, .. } => inode,
             Self::Stat { target } | Self::ReadXattrs { target, .. } => target.handle(),
-        };
-        handle.dev()
+        }
     }
 }
 

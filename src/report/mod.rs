@@ -18,14 +18,13 @@ use crate::error::{Cause, Class, Error};
 use crate::model::path::escape;
 use crate::model::tally::Totals;
 use crate::model::{Item, Sink, Tally};
-use crate::throttle::{Cancel, Reason};
 use progress::Progress;
 
 pub use progress::ProgressStyle;
 
 /// Reports that may wait for the terminal. Beyond it items wait and errors are only counted and logged.
 const REPORTS_MAX: usize = 4096;
-/// Between two looks at the counters and at signals.
+/// Between two looks at the counters.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How changes are shown.
@@ -140,14 +139,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Starts reporting. `interrupted` is asked at every tick; when it says yes, the run is cancelled.
     #[must_use]
-    pub fn start(
-        options: ReportOptions,
-        tallies: Arc<[CachePadded<Tally>]>,
-        cancel: Arc<Cancel>,
-        interrupted: impl Fn() -> bool + Send + 'static,
-    ) -> Self {
+    pub fn start(options: ReportOptions, tallies: Arc<[CachePadded<Tally>]>) -> Self {
         let (sender, receiver) = sync_channel(REPORTS_MAX);
         let counters = Arc::new(Counters::default());
         let consumer = Consumer {
@@ -156,13 +149,7 @@ impl Reporter {
             counters: counters.clone(),
             progress: Progress::new(options.progress),
         };
-        let thread = std::thread::spawn(move || {
-            consumer.run(&receiver, || {
-                if interrupted() {
-                    cancel.set(Reason::Interrupted);
-                }
-            });
-        });
+        let thread = std::thread::spawn(move || consumer.run(&receiver));
         Self {
             sender,
             counters,
@@ -200,7 +187,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(mut self, receiver: &Receiver<Report>, tick: impl Fn()) {
+    fn run(mut self, receiver: &Receiver<Report>) {
         let mut stdout = std::io::BufWriter::new(std::io::stdout());
         let mut tick_at = Instant::now() + TICK;
         loop {
@@ -212,7 +199,6 @@ impl Consumer {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= tick_at {
-                tick();
                 flush(&mut stdout);
                 let totals = Totals::sum(self.tallies.iter().map(|tally| &**tally));
                 self.progress.show(&totals, self.counters.read().total());
@@ -231,7 +217,7 @@ impl Consumer {
             Class::Entry | Class::Fatal => "",
         };
         self.progress
-            .above(|| eprintln!("ringsync: {prefix}{error}"));
+            .above(|| say(&format!("ringsync: {prefix}{error}")));
         if self.options.json {
             let errno = match &error.cause {
                 Cause::Errno(errno) => Some(format!("{errno:?}")),
@@ -277,6 +263,14 @@ impl Consumer {
                 tracing::debug!("standard output is closed");
             }
         });
+    }
+}
+
+/// Prints a line on standard error. Nobody may be there to read it (a terminal that was closed, a pipe into `head`), and
+/// then the sync goes on without.
+pub fn say(line: &str) {
+    if writeln!(std::io::stderr(), "{line}").is_err() {
+        tracing::debug!("standard error is closed");
     }
 }
 

@@ -63,7 +63,8 @@ impl Progress {
             (None, ProgressStyle::Plain) if Instant::now() >= self.line_at => {
                 self.line_at += LINE_INTERVAL;
                 let elapsed = self.started.elapsed().as_secs();
-                eprintln!("ringsync: {elapsed} s: {}", self.text(totals, errors));
+                let text = self.text(totals, errors);
+                super::say(&format!("ringsync: {elapsed} s: {text}"));
             }
             _ => {}
         }

@@ -16,6 +16,7 @@ pub mod exit {
     pub const PARTIAL: u8 = 23;
     pub const VANISHED: u8 = 24;
     pub const MAX_DELETE: u8 = 25;
+    pub const TIMEOUT: u8 = 30;
 }
 
 /// The exit code of a run that came to an end.
@@ -24,6 +25,7 @@ pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
     match outcome.cancelled {
         Some(Reason::Interrupted) => return exit::INTERRUPTED,
         Some(Reason::Fatal | Reason::Panicked) => return exit::FILE_IO,
+        Some(Reason::StopTime | Reason::TimedOut) => return exit::TIMEOUT,
         None => {}
     }
     let unequal = outcome.totals.entries_differing + errors.vanished > 0;
@@ -176,6 +178,10 @@ pub fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
         Reason::Interrupted => "interrupted: the same command continues",
         Reason::Fatal => "stopped early: the destination takes no more",
         Reason::Panicked => "stopped early by a bug in ringsync",
+        Reason::StopTime => "stopped by --stop-after: the same command continues",
+        Reason::TimedOut => {
+            "stopped by --timeout: for that long nothing was completed; the same command continues"
+        }
     });
     lines.extend(end.map(String::from));
     lines

@@ -393,6 +393,10 @@ impl Work<'_> {
                 crate::model::path::join(&self.dirs.node.path(), &names.join(&b'/'))
             };
             if names.len() > 1 {
+                // As in rsync: what is in the directory counts for --max-delete, the name that is replaced does not.
+                if self.shard.cancelled() || !self.hands.may_delete() {
+                    return false;
+                }
                 self.hands.count_deleted(self.shard, kind, path);
             } else {
                 // The name itself does not go: it is replaced, and told as that.
@@ -402,6 +406,10 @@ impl Work<'_> {
         };
         match lane.remove_tree(place.dest, name, &may_remove).await? {
             TreeRemoval::Removed => Ok(()),
+            TreeRemoval::Refused if self.shard.cancelled() => Err(Failure {
+                cause: Cause::Interrupted,
+                ..not_empty
+            }),
             TreeRemoval::Refused => Err(not_empty),
         }
     }

@@ -91,6 +91,10 @@ impl Splitter<'_> {
                 }
             }
             listing.clear();
+            if self.shard.cancelled() {
+                // As after a failed listing: what was not seen is not known to be missing.
+                break false;
+            }
             match read_batch(fs, dir, listing).await {
                 Ok((read, more)) => {
                     listing = read;

@@ -133,6 +133,9 @@ impl Part {
             return Read::Failed;
         };
         loop {
+            if shard.cancelled() {
+                return Read::Failed;
+            }
             let listing = std::mem::take(&mut self.plan.source);
             match read_batch(&shard.source, &dir, listing).await {
                 Ok((listing, more)) => {
@@ -179,7 +182,7 @@ impl Part {
             }
         }
         let listing = std::mem::take(&mut self.plan.source);
-        self.plan.source = stat_all(&shard.source, &dir, listing, from).await;
+        self.plan.source = stat_all(shard, &shard.source, &dir, listing, from).await;
         symlinks::resolve(shard, &self.dirs.node, &dir, &mut self.plan.source, from).await;
         self.count(shard, from);
         if shard.shared.options.mode == Mode::Scan {
@@ -245,6 +248,9 @@ impl Part {
         };
         let mut batch = shard.take_listing();
         loop {
+            if shard.cancelled() {
+                return;
+            }
             match read_batch(&shard.dest, &dir, batch).await {
                 Ok((listing, more)) => {
                     batch = self.match_dest(shard, &dir, listing).await;
@@ -292,7 +298,7 @@ impl Part {
             }
             found.push(position);
         }
-        let batch = stat_all(&shard.dest, dir, batch, 0).await;
+        let batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
         for (entry, position) in batch.entries.iter().zip(found) {
             match position {
                 Some(position) => self.match_entry(shard, dir.dev(), position, &batch, entry),
@@ -390,7 +396,12 @@ impl Part {
         if names.is_empty() {
             return shard.keep_listing(names);
         }
-        names = stat_all(&shard.source, &dir, names, 0).await;
+        names = stat_all(shard, &shard.source, &dir, names, 0).await;
+        if shard.cancelled() {
+            // Not all were looked at, and nothing is removed any more.
+            self.plan.removals.clear();
+            return;
+        }
         let is_gone = |entry: &Entry| entry.state == State::Failed(ENOENT);
         let all_gone = names.entries.iter().all(is_gone);
         shard.keep_listing(names);
@@ -485,10 +496,17 @@ pub(super) async fn read_batch(
     }
 }
 
-/// statx for all `Wanted` entries from position `from` on. Failures are in the entries.
-async fn stat_all(fs: &Rc<dyn Fs>, dir: &Handle, mut listing: Listing, from: usize) -> Listing {
+/// statx for all `Wanted` entries from position `from` on. Failures are in the entries. In a run that ends, the rest stays
+/// `Wanted`: nothing is decided about those.
+async fn stat_all(
+    shard: &Shard,
+    fs: &Rc<dyn Fs>,
+    dir: &Handle,
+    mut listing: Listing,
+    from: usize,
+) -> Listing {
     let mut start = from;
-    while start < listing.len() {
+    while start < listing.len() && !shard.cancelled() {
         let end = listing.len().min(start + STAT_BATCH);
         let (dir, range) = (dir.clone(), start..end);
         let op = Op::StatMany {

@@ -277,6 +277,9 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     }
     let mut listing = shard.take_listing();
     loop {
+        if shard.cancelled() {
+            return node.keep();
+        }
         match read_batch(&shard.dest, &dest, listing).await {
             Ok((read, more)) => {
                 listing = read;

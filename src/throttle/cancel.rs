@@ -12,6 +12,10 @@ pub enum Reason {
     Fatal = 2,
     /// A shard panicked; its peers must not wait for it.
     Panicked = 3,
+    /// The time that the run was given is over (`--stop-after`).
+    StopTime = 4,
+    /// Nothing was completed for too long (`--timeout`).
+    TimedOut = 5,
 }
 
 /// Asked before every step of work; once set it stays, and the first reason counts.
@@ -35,6 +39,8 @@ impl Cancel {
             1 => Some(Reason::Interrupted),
             2 => Some(Reason::Fatal),
             3 => Some(Reason::Panicked),
+            4 => Some(Reason::StopTime),
+            5 => Some(Reason::TimedOut),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@ use super::{Copied, FILES_MAX, Failure, Lane, LargeFile, Reflink, Spread, large}
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
 use crate::model::Meta;
+use crate::throttle::Cancel;
 
 /// One read or write. Big enough that system calls do not count, small enough for a second-level cache.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -53,6 +54,7 @@ pub(super) struct Pair<'a> {
     pub(super) source: &'a Handle,
     pub(super) dest: &'a Handle,
     pub(super) method: Method,
+    pub(super) cancel: &'a Cancel,
 }
 
 /// How the bytes of a file get to where they go.
@@ -120,10 +122,19 @@ impl Pair<'_> {
                 Some(0) | None => break,
                 Some(count) => at += count,
             }
+            self.may_go_on(at < span.end)?;
             glommio::executor().yield_if_needed().await;
         }
         let copied = at - span.start;
         Ok(copied + self.read_and_write(at..span.end, buffers).await?)
+    }
+
+    /// A run that ends does not wait for the rest of a file: on a slow filesystem that takes minutes.
+    fn may_go_on(&self, is_more: bool) -> Result<(), Failure> {
+        if is_more && self.cancel.is_set() {
+            return Err(Failure::interrupted(Side::Source));
+        }
+        Ok(())
     }
 
     /// One copy_file_range; `None` when these files cannot have it.
@@ -158,6 +169,7 @@ impl Pair<'_> {
             }
             buffer = self.write(buffer, count_wanted, at).await?;
             at += count_wanted as u64;
+            self.may_go_on(at < span.end)?;
             glommio::executor().yield_if_needed().await;
         }
         buffers.give_back(buffer);
@@ -281,6 +293,7 @@ impl Lane {
             source,
             dest,
             method,
+            cancel: &self.cancel,
         };
         let is_large = size >= large::BYTES_MIN;
         if is_large || method.needs_size_first() {

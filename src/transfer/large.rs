@@ -64,6 +64,7 @@ impl LargeFile {
             source: &self.source,
             dest: &self.dest,
             method: self.method,
+            cancel: &self.cancel,
         };
         loop {
             let chunk = self.claimed.fetch_add(1, SeqCst);
