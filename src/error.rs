@@ -160,6 +160,8 @@ pub enum Cause {
     SymlinkLoop,
     /// The name could not become a link to another one of its inode, and got an inode of its own.
     CopiedInstead(Errno),
+    /// The destination tree leads into the source tree, which must not be written to.
+    LoopIntoSource,
     /// The run was asked to end while a large file was in work.
     Interrupted,
 }
@@ -187,6 +189,7 @@ impl fmt::Display for Cause {
             Self::SymlinkLoop => {
                 f.write_str("the symlink leads to a directory that it is in, and was not followed")
             }
+            Self::LoopIntoSource => f.write_str("it is the source itself, and was left alone"),
             Self::Interrupted => f.write_str("the run was interrupted"),
         }
     }

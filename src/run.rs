@@ -1,17 +1,17 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
 mod flight;
+mod guards;
 mod hands;
 pub mod limits;
 mod linked;
 mod links;
+mod roots;
 pub mod watchdog;
 mod work;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -19,9 +19,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_channel::Receiver;
 use crossbeam_utils::CachePadded;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode as FileMode;
 
 use crate::io::ring::RingOptions;
 use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
@@ -146,7 +143,7 @@ impl Job {
     }
 }
 
-/// A job that cannot begin: nothing was changed. Exit code 3, or 1 when the machine refuses the engine.
+/// A job that cannot begin: nothing was changed. Exit code 3, or 11 when the machine or the destination's filesystem refuses.
 #[derive(Debug)]
 pub struct StartError {
     pub exit_code: u8,
@@ -161,7 +158,7 @@ impl StartError {
         }
     }
 
-    fn engine(message: String) -> Self {
+    fn refused(message: String) -> Self {
         Self {
             exit_code: 11,
             message,
@@ -315,7 +312,7 @@ impl Run {
             ),
         };
         shard::pool::run(&options, &shared, move |id| crew.clone().run(id))
-            .map_err(StartError::engine)?;
+            .map_err(StartError::refused)?;
         Ok(shared)
     }
 
@@ -401,14 +398,7 @@ fn seed() -> u64 {
 }
 
 fn open_roots(job: &Job) -> Result<Roots, StartError> {
-    let source = open_root(&job.source, "source")?;
-    let mut dest = None;
-    if let Some(path) = &job.dest {
-        dest = open_dest(job, path)?;
-        if let Some(dest) = &dest {
-            refuse_overlap(job, &source, path, dest)?;
-        }
-    }
+    let (source, dest) = roots::open(job)?;
     let options = LocalFsOptions {
         engine: job.engine,
         ring: RingOptions {
@@ -428,123 +418,9 @@ fn open_roots(job: &Job) -> Result<Roots, StartError> {
         Ok((fs.clone(), fs))
     });
     Ok(Roots {
-        dest_identity: dest.as_ref().map(|root| (root.dev, root.ino)),
-        source: source.into_handle(),
-        dest: dest.map(OpenRoot::into_handle),
+        dest_identity: dest.as_ref().map(|root| root.identity),
+        source: source.handle,
+        dest: dest.map(|root| root.handle),
         fs,
     })
-}
-
-/// An open root directory with its identity and its canonical path.
-struct OpenRoot {
-    fd: OwnedFd,
-    dev: u64,
-    ino: u64,
-    canonical: PathBuf,
-}
-
-impl OpenRoot {
-    fn into_handle(self) -> Handle {
-        Handle::new(self.fd, self.dev)
-    }
-}
-
-/// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.
-fn open_root(path: &Path, side: &str) -> Result<OpenRoot, StartError> {
-    let shown = path.display();
-    let fail = |errno: Errno| {
-        StartError::location(match errno {
-            Errno::ENOENT => format!("{side} '{shown}' does not exist"),
-            Errno::ENOTDIR => format!(
-                "{side} '{shown}' is not a directory; ringsync works on the contents of directories"
-            ),
-            errno => format!("cannot open {side} '{shown}': {}", errno.desc()),
-        })
-    };
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd = open(path, flags, FileMode::empty()).map_err(fail)?;
-    let of_io = |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
-    let file = std::fs::File::from(fd);
-    let meta = file.metadata().map_err(of_io)?;
-    let canonical = path.canonicalize().map_err(of_io)?;
-    Ok(OpenRoot {
-        fd: file.into(),
-        dev: meta.dev(),
-        ino: meta.ino(),
-        canonical,
-    })
-}
-
-/// Opens the destination, and makes its last component when it is missing and the job may write.
-fn open_dest(job: &Job, path: &Path) -> Result<Option<OpenRoot>, StartError> {
-    let missing = matches!(std::fs::metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
-    if missing {
-        if job.task == Task::Check {
-            return open_root(path, "destination").map(Some);
-        }
-        refuse_inside(job, path)?;
-        if job.dry_run {
-            return Ok(None);
-        }
-        let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-        made.map_err(|error| {
-            let shown = path.display();
-            StartError::location(match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    format!(
-                        "cannot make destination '{shown}': its parent directory does not exist"
-                    )
-                }
-                _ => format!("cannot make destination '{shown}': {error}"),
-            })
-        })?;
-    }
-    open_root(path, "destination").map(Some)
-}
-
-/// A destination that is to be made must not be made inside the source.
-fn refuse_inside(job: &Job, dest: &Path) -> Result<(), StartError> {
-    let parent = match dest.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(()),
-    };
-    let (Ok(parent), Ok(source)) = (parent.canonicalize(), job.source.canonicalize()) else {
-        return Ok(());
-    };
-    if parent.starts_with(source) {
-        return Err(inside(dest));
-    }
-    Ok(())
-}
-
-fn inside(dest: &Path) -> StartError {
-    StartError::location(format!(
-        "destination '{}' lies inside the source, so it would be copied into itself; choose one outside",
-        dest.display()
-    ))
-}
-
-fn refuse_overlap(
-    job: &Job,
-    source: &OpenRoot,
-    path: &Path,
-    dest: &OpenRoot,
-) -> Result<(), StartError> {
-    if (source.dev, source.ino) == (dest.dev, dest.ino) {
-        return Err(StartError::location(format!(
-            "source and destination are the same directory: '{}'",
-            path.display()
-        )));
-    }
-    if dest.canonical.starts_with(&source.canonical) {
-        return Err(inside(path));
-    }
-    if job.delete != Delete::Never && source.canonical.starts_with(&dest.canonical) {
-        return Err(StartError::location(format!(
-            "the source lies inside destination '{}', so deleting there would delete the source; leave out --delete or choose another destination",
-            path.display()
-        )));
-    }
-    Ok(())
 }

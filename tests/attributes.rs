@@ -194,7 +194,12 @@ fn sync_as_nobody(engine: &str, pair: &Pair, src: &Path) {
         support::give_to_nobody(src);
         support::give_to_nobody(&pair.dst);
     }
-    let args = sync_args(engine, &["-a", "--delete"], src, &pair.dst);
+    let args = sync_args(
+        engine,
+        &["-a", "--delete", "--force-delete"],
+        src,
+        &pair.dst,
+    );
     ringsync_as_nobody(&pair.scratch, &args).exits(0);
     assert_equal_trees(src, &pair.dst);
 }

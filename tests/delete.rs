@@ -48,7 +48,7 @@ fn extraneous_entries_of_every_kind_go(engine: &str) {
         extra.nodes.extend(odd_names().nodes);
         extra.file("dir/extra", "extra");
         extra.write_to(&pair.dst);
-        pair.sync(engine, &[option]).exits(0);
+        pair.sync(engine, &[option, "--force-delete"]).exits(0);
         assert_equal_trees(&pair.src, &pair.dst);
     }
 }
@@ -64,7 +64,7 @@ fn whole_subtrees_go(engine: &str) {
         }
     }
     tree.write_to(&pair.dst);
-    let outcome = pair.sync(engine, &["--delete", "-i"]);
+    let outcome = pair.sync(engine, &["--delete", "--force-delete", "-i"]);
     outcome.exits(0);
     Tree::new().write_to(&pair.src);
     assert!(
@@ -92,8 +92,8 @@ fn max_delete_is_exact_in_one_directory(engine: &str) {
             tree.file(format!("extra {number}"), "");
         }
         tree.write_to(&pair.dst);
-        pair.sync(engine, &["--delete", "--max-delete", limit])
-            .exits(25);
+        let options = ["--delete", "--force-delete", "--max-delete", limit];
+        pair.sync(engine, &options).exits(25);
         assert_eq!(entries(&pair.dst), left, "--max-delete {limit}");
     }
     for limit in ["100", "101"] {
@@ -103,8 +103,8 @@ fn max_delete_is_exact_in_one_directory(engine: &str) {
             tree.file(format!("extra {number}"), "");
         }
         tree.write_to(&pair.dst);
-        pair.sync(engine, &["--delete", "--max-delete", limit])
-            .exits(0);
+        let options = ["--delete", "--force-delete", "--max-delete", limit];
+        pair.sync(engine, &options).exits(0);
         assert_eq!(entries(&pair.dst), 0, "--max-delete {limit}");
     }
 }
@@ -143,7 +143,8 @@ fn max_delete_counts_what_it_keeps(engine: &str) {
     }
     tree.write_to(&pair.dst);
     assert_eq!(entries(&pair.dst), 100);
-    let outcome = pair.sync(engine, &["--delete", "--max-delete", "37"]);
+    let options = ["--delete", "--force-delete", "--max-delete", "37"];
+    let outcome = pair.sync(engine, &options);
     let words = outcome.exits(25).out() + &outcome.err();
     assert!(words.contains("max-delete"), "{}", outcome.describe());
     assert_eq!(entries(&pair.dst), 63, "{}", outcome.describe());

@@ -87,7 +87,7 @@ fn paths_beyond_path_max(engine: &str) {
     assert_equal_trees(&pair.src, &pair.dst);
 
     let nothing = pair.scratch.dir("nothing");
-    support::sync(engine, &["--delete"], &nothing, &pair.dst).exits(0);
+    support::sync(engine, &["--delete", "--force-delete"], &nothing, &pair.dst).exits(0);
     assert_equal_trees(&nothing, &pair.dst);
 }
 

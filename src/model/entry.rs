@@ -108,6 +108,14 @@ pub struct Meta {
     pub has_holes: bool,
 }
 
+impl Meta {
+    /// Device and inode: the same for every name of one inode, and on every mount of one filesystem.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

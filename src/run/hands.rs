@@ -215,6 +215,9 @@ impl LaneHands {
         let touched = node.is_touched();
         let made = node.presence == Presence::Made;
         if let Some(dest) = node.meta(Side::Destination) {
+            if node.parent().is_some() && Some(dest.identity()) == shard.shared.source_root() {
+                return;
+            }
             let differs = !shard
                 .shared
                 .options

@@ -253,6 +253,9 @@ impl Work<'_> {
                 Ok(())
             }
             (Action::Supplant, Some(existing)) if existing.kind == Kind::Dir => {
+                if Some(existing.identity()) == self.shard.shared.source_root() {
+                    return Err(Failure::loop_into_source());
+                }
                 self.clear_way(place).await?;
                 self.make(place, wanted, None, What::Create).await
             }
@@ -404,7 +407,11 @@ impl Work<'_> {
             }
             !self.shard.cancelled()
         };
-        match lane.remove_tree(place.dest, name, &may_remove).await? {
+        let spared = self.shard.shared.source_root();
+        match lane
+            .remove_tree(place.dest, name, spared, &may_remove)
+            .await?
+        {
             TreeRemoval::Removed => Ok(()),
             TreeRemoval::Refused if self.shard.cancelled() => Err(Failure {
                 cause: Cause::Interrupted,

@@ -29,8 +29,8 @@ mod traverser;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use async_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
@@ -100,6 +100,8 @@ pub struct Shared {
     pub sink: Arc<dyn Sink>,
     hasher: RandomState,
     pulses: Vec<Pulse>,
+    /// The identity of the source root, which nothing done to the destination may touch. Known from the first visit on.
+    source_root: OnceLock<(u64, u64)>,
     /// Deepest level met; entries of the root are level 1.
     pub depth_max: AtomicU64,
     /// Bytes of the largest file met.
@@ -129,11 +131,18 @@ impl Shared {
             cancel,
             sink,
             hasher: RandomState::default(),
+            source_root: OnceLock::new(),
             depth_max: AtomicU64::new(0),
             pulses,
             file_size_max: AtomicU64::new(0),
         };
         (Arc::new(shared), receivers)
+    }
+
+    /// Device and inode of the source root.
+    #[must_use]
+    pub fn source_root(&self) -> Option<(u64, u64)> {
+        self.source_root.get().copied()
     }
 
     fn shards(&self) -> usize {

@@ -234,6 +234,12 @@ impl Node {
         self.slot(side).meta.get()
     }
 
+    /// Device and inode of the directory on that side, once it was opened.
+    #[must_use]
+    pub fn identity(&self, side: Side) -> Option<(u64, u64)> {
+        self.meta(side).map(Meta::identity)
+    }
+
     pub fn set_meta(&self, side: Side, meta: Meta) {
         self.slot(side).meta.get_or_init(|| meta);
     }

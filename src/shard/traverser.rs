@@ -216,15 +216,11 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
             return None;
         }
     };
-    let identity = node.meta(Side::Source).map(|meta| (meta.dev, meta.ino));
-    if identity.is_some() && identity == shard.shared.options.dest_root {
-        let cause = Cause::LoopIntoDestination;
-        shard.report(Error::new(
-            OpKind::OpenDir,
-            Side::Source,
-            node.path(),
-            cause,
-        ));
+    if let Some(error) = find_loop(shard, node) {
+        // The second pass meets it again.
+        if shard.shared.options.mode != Mode::DeleteOnly {
+            shard.report(error);
+        }
         return None;
     }
     if symlinks::is_loop(node) {
@@ -238,6 +234,30 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         source: Some(source),
         dest,
     })
+}
+
+/// Bind mounts may lead from either tree into the other.
+fn find_loop(shard: &Shard, node: &Arc<Node>) -> Option<Error> {
+    /// How far up the destination's path a loop is looked for. A directory of the destination that is mounted inside the
+    /// source leads down for ever when the copy of the mount point lies below that directory; the distance
+    /// between the two is the same all the way down, so it is found at the first turn.
+    const LEVELS_MAX: usize = 64;
+    let source = node.identity(Side::Source)?;
+    if node.parent().is_none() {
+        shard.shared.source_root.get_or_init(|| source);
+        return None;
+    }
+    let error = |side, cause| Some(Error::new(OpKind::OpenDir, side, node.path(), cause));
+    let dest = node.identity(Side::Destination);
+    if dest.is_some() && dest == shard.shared.source_root() {
+        return error(Side::Destination, Cause::LoopIntoSource);
+    }
+    let upwards = std::iter::successors(Some(node), |node| node.parent()).take(LEVELS_MAX);
+    let mut dests = upwards.map(|node| node.identity(Side::Destination));
+    if Some(source) == shard.shared.options.dest_root || dests.any(|dest| dest == Some(source)) {
+        return error(Side::Source, Cause::LoopIntoDestination);
+    }
+    None
 }
 
 /// A source directory that cannot be opened may still tell its attributes, which its copy then gets.
@@ -267,6 +287,11 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
             return shard.report(error);
         }
     };
+    if node.identity(Side::Destination) == shard.shared.source_root() {
+        node.keep();
+        let (side, cause) = (Side::Destination, Cause::LoopIntoSource);
+        return shard.report(Error::new(OpKind::RemoveDir, side, node.path(), cause));
+    }
     let parent = node
         .parent()
         .and_then(|parent| parent.meta(Side::Destination));

@@ -100,6 +100,7 @@ impl Pair<'_> {
             if copied == 0 || at < data.end {
                 break;
             }
+            self.may_go_on(at < span.end)?;
         }
         Ok(at - span.start)
     }

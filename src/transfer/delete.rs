@@ -50,7 +50,8 @@ impl Lane {
     }
 
     /// Removes a directory with everything in it, one entry after another: for what is in the way of something else.
-    /// Each level is opened below the one before, following no symlink.
+    /// Each level is opened below the one before, following no symlink. `spared` is a directory that must not be entered,
+    /// by device and inode.
     ///
     /// # Errors
     /// What failed on the destination; what was removed before that stays removed.
@@ -58,9 +59,10 @@ impl Lane {
         &self,
         dest: &Handle,
         name: &CStr,
+        spared: Option<(u64, u64)>,
         may_remove: &MayRemove<'_>,
     ) -> Result<TreeRemoval, Failure> {
-        let mut levels = vec![self.enter(dest, name).await?];
+        let mut levels = vec![self.enter(dest, name, spared).await?];
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.listing.entries.get(level.next) else {
                 let path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
@@ -76,7 +78,7 @@ impl Lane {
             let dir = level.dir.clone();
             level.next += 1;
             if kind == Some(Kind::Dir) {
-                let below = self.enter(&dir, &name).await?;
+                let below = self.enter(&dir, &name, spared).await?;
                 levels.push(below);
                 continue;
             }
@@ -88,7 +90,7 @@ impl Lane {
             match self.unlink(&dir, &name).await {
                 // The filesystem had not told that it is a directory.
                 Err(failure) if failure.is(Errno::EISDIR) => {
-                    let below = self.enter(&dir, &name).await?;
+                    let below = self.enter(&dir, &name, spared).await?;
                     levels.push(below);
                 }
                 result => result?,
@@ -97,18 +99,29 @@ impl Lane {
         Ok(TreeRemoval::Removed)
     }
 
-    async fn enter(&self, at: &Handle, name: &CStr) -> Result<Level, Failure> {
+    async fn enter(
+        &self,
+        at: &Handle,
+        name: &CStr,
+        spared: Option<(u64, u64)>,
+    ) -> Result<Level, Failure> {
         let op = Op::OpenDir {
             at: at.clone(),
             name: name.to_owned(),
             links: Links::Refuse,
         };
         let dir = match self.on_dest(op).await? {
+            Reply::Opened(_, meta) if Some(meta.identity()) == spared => {
+                return Err(Failure::loop_into_source());
+            }
             Reply::Opened(dir, _) => dir,
             other => unreachable!("an open does not reply {other:?}"),
         };
         let mut listing = Listing::default();
         loop {
+            if self.cancel.is_set() {
+                return Err(Failure::interrupted(Side::Destination));
+            }
             let op = Op::ReadDir {
                 dir: dir.clone(),
                 listing,

@@ -96,6 +96,15 @@ impl Failure {
         }
     }
 
+    /// What was to be removed is the source.
+    pub(crate) fn loop_into_source() -> Self {
+        Self {
+            op: OpKind::RemoveDir,
+            side: Side::Destination,
+            cause: Cause::LoopIntoSource,
+        }
+    }
+
     fn is(&self, errno: Errno) -> bool {
         self.cause == Cause::Errno(errno)
     }

@@ -1,0 +1,90 @@
+//! Opens the two directories that a job is about, and asks the guards before anything is changed.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open as open_file};
+use nix::sys::stat::Mode as FileMode;
+
+use super::{Job, StartError, Task, guards};
+use crate::io::Handle;
+
+/// An open root directory.
+pub(super) struct Root {
+    pub handle: Handle,
+    /// Device and inode.
+    pub identity: (u64, u64),
+    /// As the user named it.
+    pub path: PathBuf,
+    pub canonical: PathBuf,
+}
+
+/// The source, and the destination where there is one to write to: it is made when it is missing.
+pub(super) fn open(job: &Job) -> Result<(Root, Option<Root>), StartError> {
+    let source = open_root(&job.source, "source")?;
+    let Some(path) = &job.dest else {
+        return Ok((source, None));
+    };
+    let dest = open_dest(job, &source, path)?;
+    if let Some(dest) = &dest {
+        guards::refuse_overlap(job, &source, dest)?;
+        guards::refuse_emptied_source(job, &source, dest)?;
+    }
+    Ok((source, dest))
+}
+
+/// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.
+fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
+    let shown = path.display();
+    let fail = |errno: Errno| {
+        StartError::location(match errno {
+            Errno::ENOENT => format!("{side} '{shown}' does not exist"),
+            Errno::ENOTDIR => format!(
+                "{side} '{shown}' is not a directory; ringsync works on the contents of directories"
+            ),
+            errno => format!("cannot open {side} '{shown}': {}", errno.desc()),
+        })
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = open_file(path, flags, FileMode::empty()).map_err(fail)?;
+    let of_io = |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+    let file = std::fs::File::from(fd);
+    let meta = file.metadata().map_err(of_io)?;
+    Ok(Root {
+        handle: Handle::new(file.into(), meta.dev()),
+        identity: (meta.dev(), meta.ino()),
+        path: path.to_owned(),
+        canonical: path.canonicalize().map_err(of_io)?,
+    })
+}
+
+/// Opens the destination, and makes its last component when it is missing and the job may write.
+fn open_dest(job: &Job, source: &Root, path: &Path) -> Result<Option<Root>, StartError> {
+    let missing =
+        matches!(std::fs::metadata(path), Err(error) if error.kind() == ErrorKind::NotFound);
+    if missing && job.task != Task::Check {
+        guards::refuse_making_inside(job, source, path)?;
+        if job.dry_run {
+            return Ok(None);
+        }
+        make_dest(path)?;
+    }
+    open_root(path, "destination").map(Some)
+}
+
+fn make_dest(path: &Path) -> Result<(), StartError> {
+    let shown = path.display();
+    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+    made.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => StartError::location(format!(
+            "cannot make destination '{shown}': its parent directory does not exist"
+        )),
+        // What a run that meets these later ends with, too.
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            StartError::refused(format!("cannot make destination '{shown}': {error}"))
+        }
+        _ => StartError::location(format!("cannot make destination '{shown}': {error}")),
+    })
+}
