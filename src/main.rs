@@ -136,14 +136,15 @@ fn run(config: Config) -> u8 {
         Some(_) => run.watch_operations(),
         None => Arc::default(),
     };
+    let reporter = Reporter::start(config.report, run.tallies.clone());
+    let unread = reporter.unread();
     let watchdog = Watchdog::start(
         config.watch,
         run.cancel.clone(),
         flights,
         move || interrupted.load(SeqCst),
-        give_up,
+        move |waiting| give_up(&waiting, unread()),
     );
-    let reporter = Reporter::start(config.report, run.tallies.clone());
     let outcome = run.execute(&reporter.sink());
     watchdog.finish();
     let errors = reporter.finish();
@@ -173,19 +174,20 @@ fn run(config: Config) -> u8 {
 
 /// Ends the process although the run has not ended: something in it hangs (a network filesystem whose server is gone).
 /// Like a kill, it leaves what the next run repairs.
-fn give_up(waiting: Vec<String>) {
+fn give_up(waiting: &[String], unread: bool) {
     /// What hangs may also be whoever reads our messages.
     const TELL_MAX: Duration = Duration::from_secs(1);
+    let reason = if unread {
+        // Operations that are under way too wait for the shard, which waits for the reader.
+        String::from(" somebody to read the output")
+    } else {
+        format!("\n  {}", waiting.join("\n  "))
+    };
+    let words = format!(
+        "gave up: nothing was completed for --timeout seconds, and again while ending; waiting for:{reason}"
+    );
     let (told, is_told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let reason = if waiting.is_empty() {
-            String::from("no operation is under way; perhaps nobody reads the output")
-        } else {
-            format!("waiting for:\n  {}", waiting.join("\n  "))
-        };
-        let words = format!(
-            "gave up: nothing was completed for --timeout seconds, and again while ending; {reason}"
-        );
         tracing::error!("{words}");
         say(&format!("ringsync: {words}"));
         told.send(())

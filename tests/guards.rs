@@ -291,7 +291,6 @@ fn max_delete_is_exact_in_a_large_random_tree(engine: &str) {
             source.write_to(&pair.src);
             let before = snapshot(&pair.dst);
             let max = format!("--max-delete={limit}");
-            // At least two shards, however few cores there are to run them.
             let options = [option, "--force-delete", &max, "--json"];
             let outcome = pair.sync(engine, &options);
             let context = format!(

@@ -73,6 +73,8 @@ struct Counters {
     entry: AtomicU64,
     fatal: AtomicU64,
     unprinted: AtomicU64,
+    /// Shards that wait for the terminal now.
+    waiting: AtomicU64,
 }
 
 impl Counters {
@@ -121,8 +123,14 @@ impl Sink for ChannelSink {
     }
 
     fn item(&self, item: Item) {
-        // Waits for a slow reader, as a pipe should. Fails only when the reporter is gone, and then nobody listens.
-        let _ = self.sender.send(Report::Item(item));
+        let Err(TrySendError::Full(report)) = self.sender.try_send(Report::Item(item)) else {
+            // Sent, or the reporter is gone and nobody listens.
+            return;
+        };
+        // Waits for a slow reader, as a pipe should.
+        self.counters.waiting.fetch_add(1, Relaxed);
+        let _ = self.sender.send(report);
+        self.counters.waiting.fetch_sub(1, Relaxed);
     }
 
     fn wants_items(&self) -> bool {
@@ -165,6 +173,12 @@ impl Reporter {
             counters: self.counters.clone(),
             wants_items: self.wants_items,
         })
+    }
+
+    /// Tells at any time whether shards wait because nobody reads what is printed.
+    pub fn unread(&self) -> impl Fn() -> bool + Send + 'static {
+        let counters = self.counters.clone();
+        move || counters.waiting.load(Relaxed) > 0
     }
 
     /// Prints what still waits, and ends the thread.
