@@ -21,6 +21,9 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Crawl PATH and report counts, sizes and speed
     Scan(Box<ScanArgs>),
+    /// Tell what this machine and the file systems of SRC and DST can do, and what to change
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (view it with `ringsync man | man -l -`)
@@ -32,6 +35,21 @@ Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O e
 20 interrupted, 23 some entries failed, 24 some source entries vanished, 25 --max-delete reached,
 30 --stop-after or --timeout was over.
 The same command run again continues where an interrupted one stopped.";
+
+const DOCTOR_HELP: &str = "\
+SRC is only looked at. DST is tried out inside a directory of its own, .ringsync-doctor-*, which is removed again.
+Exit codes: 0 ringsync can run here, 3 SRC or DST cannot be used, 23 the machine lacks something essential.";
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A directory to copy from
+    pub src: Option<PathBuf>,
+    /// A directory to copy to
+    pub dst: Option<PathBuf>,
+    /// All facts and findings as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Switches of a command line.

@@ -7,9 +7,12 @@
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
+//!   run/roots.rs    opens the two directories            run/guards.rs  what is refused
+//!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
+//! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //! error.rs     one error type, and its class
 //! model/       pure: entry, listing, compare, action, xattr, symlink, path, tally, event
-//! control/     pure: the router between inline calls and the ring
+//! control/     pure: the router between inline calls and the ring, when a run must end
 //! throttle/    permits, budgets, the switch that ends a run
 //! io/          operations as values; inline, ring and pool; the only unsafe code
 //! shard/       per-core executors, queues, directory visits, the index, giant directories
@@ -27,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use ringsync::cli::{Cli, Command};
+use ringsync::cli::{Cli, Command, DoctorArgs};
 use ringsync::config::Config;
 use ringsync::io::probe;
 use ringsync::report::summary::{self, exit};
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Sync(args) => Config::for_sync(*args),
         Command::Check(args) => Config::for_check(*args),
         Command::Scan(args) => Config::for_scan(*args),
+        Command::Doctor(args) => return doctor(&args),
         Command::Completions { shell } => return print(&completions(shell)),
         Command::Man => return print(&manual()),
     };
@@ -78,6 +82,18 @@ fn print(text: &[u8]) -> ExitCode {
             &format!("cannot write to standard output: {error}"),
         ),
     }
+}
+
+fn doctor(args: &DoctorArgs) -> ExitCode {
+    let report = ringsync::doctor::examine(args.src.as_deref(), args.dst.as_deref());
+    let text = if args.json {
+        report.json() + "\n"
+    } else {
+        report.words()
+    };
+    // Whoever closed the pipe still gets the exit code.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(report.exit_code())
 }
 
 fn completions(shell: clap_complete::Shell) -> Vec<u8> {

@@ -31,7 +31,7 @@ fn on(pair: &Pair, command: &str, options: &[&str]) -> Outcome {
 #[test]
 fn help_names_commands_and_options() {
     let help = ringsync(&["--help"]);
-    for word in ["sync", "check", "scan", "completions", "man"] {
+    for word in ["sync", "check", "scan", "doctor", "completions", "man"] {
         assert!(
             help.exits(0).out().contains(word),
             "{word} is missing\n{}",
@@ -46,6 +46,9 @@ fn help_names_commands_and_options() {
         "--write-mode",
         "--io-engine",
         "--max-delete",
+        "--force-delete",
+        "--stop-after",
+        "--timeout",
         "--cores",
     ] {
         assert!(

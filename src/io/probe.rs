@@ -81,6 +81,27 @@ pub fn check_io_uring() -> Result<(), String> {
     }
 }
 
+/// Operations that io_uring has by now and this kernel's lacks; they run on threads.
+///
+/// # Errors
+/// What the kernel says when it refuses a ring.
+pub fn unsupported_operations() -> io::Result<Vec<OpKind>> {
+    let support = Support::probe(&IoUring::new(8)?);
+    let lacks = |kind: &OpKind| opcode_of(*kind).is_some() && !support.has(*kind);
+    Ok(OpKind::ALL.into_iter().filter(lacks).collect())
+}
+
+/// Whether the number of a ring's kernel workers can be chosen (Linux 5.15).
+///
+/// # Errors
+/// What the kernel says when it refuses.
+pub fn check_worker_limit() -> io::Result<()> {
+    // Zeros change nothing.
+    IoUring::new(8)?
+        .submitter()
+        .register_iowq_max_workers(&mut [0, 0])
+}
+
 /// Why `io_uring_setup` failed, and what to change.
 fn explain_refusal(error: &io::Error) -> String {
     let (cause, remedy) = match error.raw_os_error().map(Errno::from_raw) {

@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn the_sample_is_fair_to_any_order_of_names() {
         let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let [source, dest] = [&dirs[0], &dirs[1]].map(|dir| dir.path());
+        let [source, dest] = [&dirs[0], &dirs[1]].map(tempfile::TempDir::path);
         // Made in the order of their names, as a filesystem may list them; the source has every third.
         for number in 0..3000 {
             let name = format!("{number:04}");
