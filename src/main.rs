@@ -35,8 +35,8 @@ use ringsync::config::Config;
 use ringsync::io::probe;
 use ringsync::report::summary::{self, exit};
 use ringsync::report::{Reporter, say};
-use ringsync::run::Run;
 use ringsync::run::watchdog::Watchdog;
+use ringsync::run::{Run, limits};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -212,11 +212,16 @@ fn give_up(waiting: &[String], unread: bool) {
     signal_hook::low_level::exit(i32::from(exit::TIMEOUT));
 }
 
-/// The first of these signals lets what is in flight end; the second ends the process at once.
+/// The first of these signals lets what is in flight end; the second ends the process at once. One that is ignored
+/// (`nohup`) stays ignored.
 fn catch_signals() -> std::io::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let interrupted = Arc::new(AtomicBool::new(false));
+    let ignored = limits::ignored_signals();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if ignored >> (signal - 1) & 1 == 1 {
+            continue;
+        }
         let code = i32::from(exit::INTERRUPTED);
         signal_hook::flag::register_conditional_shutdown(signal, code, interrupted.clone())?;
         signal_hook::flag::register(signal, interrupted.clone())?;

@@ -410,6 +410,25 @@ fn second_signal_forces_and_the_next_run_repairs(engine: &str) {
     }
 }
 
+/// `nohup ringsync ... &`, and the terminal is closed.
+#[test]
+fn a_hangup_that_is_ignored_does_not_interrupt() {
+    if !support::command_exists("nohup") {
+        return skip("nohup is not installed");
+    }
+    let pair = long_work();
+    let args = sync_args("auto", &[], &pair.src, &pair.dst);
+    let args = [&[support::BINARY.into()], &args[..]].concat();
+    let mut running = Running::start(command("nohup", &args));
+    while !running.has_ended() && top_names(&pair.dst).is_empty() {
+        thread::yield_now();
+    }
+    running.signal(Signal::SIGHUP);
+    running.signal(Signal::SIGHUP);
+    running.wait().exits(0);
+    assert_equal_trees(&pair.src, &pair.dst);
+}
+
 // ---- Limits of time ----
 
 fn stop_after_ends_in_good_order(engine: &str) {

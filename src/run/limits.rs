@@ -59,3 +59,14 @@ pub fn own_groups() -> Vec<u32> {
 pub fn clear_umask() -> u32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty()).bits()
 }
+
+/// The signals that whoever started this process had it ignore: bit `number - 1` of each.
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or(0)
+}
