@@ -4,9 +4,11 @@ pub mod action;
 pub mod compare;
 pub mod entry;
 pub mod event;
+pub mod filter;
 pub mod listing;
 pub mod path;
 pub mod symlink;
+pub mod size;
 pub mod tally;
 pub mod xattr;
 
