@@ -1,8 +1,13 @@
 //! The command line: what was typed. What it means is decided in `config.rs`.
 
+mod filter;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use filter::{RuleArg, RuleArgs};
 
 /// Make a destination tree equal a source tree, at the speed of the hardware.
 #[derive(Debug, Parser)]
@@ -94,6 +99,10 @@ pub struct SyncArgs {
     #[command(flatten)]
     pub compare: CompareArgs,
     #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -111,6 +120,10 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub compare: CompareArgs,
     #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -126,6 +139,8 @@ pub struct ScanArgs {
     /// Do not enter other filesystems
     #[arg(short = 'x', long)]
     pub one_file_system: bool,
+    #[command(flatten)]
+    pub rules: RuleArgs,
     #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]
@@ -205,6 +220,28 @@ pub struct CompareArgs {
     /// Leave out fifos and sockets
     #[arg(long)]
     pub no_specials: bool,
+}
+
+/// Which entries take part, besides the rules.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Selection")]
+pub struct SelectArgs {
+    /// Take only the paths in FILE (one a line, relative to SRC) and the directories that lead to them; `-` is standard
+    /// input. `dir/` takes what is in a directory too, and with -r all that is below
+    #[arg(long, value_name = "FILE")]
+    pub files_from: Option<OsString>,
+    /// Enter the directories that --files-from lists; without a list always on
+    #[arg(short = 'r', long)]
+    pub recursive: bool,
+    /// Also delete in DST what the rules leave out, unless a rule protects it; implies --delete
+    #[arg(long)]
+    pub delete_excluded: bool,
+    /// Skip files that are larger: `100`, `1.5M`, `1GB-1`; copies that DST has stay
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
+    /// Skip files that are smaller
+    #[arg(long, value_name = "SIZE")]
+    pub min_size: Option<String>,
 }
 
 /// What is shown.

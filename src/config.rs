@@ -1,6 +1,8 @@
 //! What was decided: the command line and what this machine allows, made into a job. Bad input is refused here, with
 //! what is allowed.
 
+mod filter;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,8 +36,10 @@ impl Config {
     /// # Errors
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_sync(args: SyncArgs) -> Result<Self, String> {
+        let chosen = filter::choose(&args.rules, &args.select, &args.src, &args.dst)?;
         let base = base_job(Task::Sync, args.src, Some(args.dst), &args.engine)?;
-        let delete = match (args.delete_after, args.delete) {
+        let delete = args.delete || args.select.delete_excluded;
+        let delete = match (args.delete_after, delete) {
             (true, _) => Delete::After,
             (false, true) => Delete::During,
             (false, false) => Delete::Never,
@@ -46,11 +50,19 @@ impl Config {
         ];
         for (option, _) in needs_delete.iter().filter(|(_, given)| *given) {
             if delete == Delete::Never {
-                return Err(format!("{option} goes with --delete or --delete-after"));
+                return Err(format!(
+                    "{option} goes with --delete, --delete-after or --delete-excluded"
+                ));
             }
         }
         let job = Job {
-            policy: policy(&args.compare),
+            policy: Policy {
+                size_min: chosen.size_min,
+                size_max: chosen.size_max,
+                ..policy(&args.compare)
+            },
+            filter: chosen.filter,
+            selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
             symlinks: symlinks(&args.compare),
             delete,
@@ -80,9 +92,16 @@ impl Config {
     /// # Errors
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_check(args: CheckArgs) -> Result<Self, String> {
+        let chosen = filter::choose(&args.rules, &args.select, &args.src, &args.dst)?;
         let base = base_job(Task::Check, args.src, Some(args.dst), &args.engine)?;
         let job = Job {
-            policy: policy(&args.compare),
+            policy: Policy {
+                size_min: chosen.size_min,
+                size_max: chosen.size_max,
+                ..policy(&args.compare)
+            },
+            filter: chosen.filter,
+            selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
             symlinks: symlinks(&args.compare),
             delete: Delete::During,
@@ -95,8 +114,10 @@ impl Config {
     /// # Errors
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_scan(args: ScanArgs) -> Result<Self, String> {
+        let filter = filter::rules_only(&args.rules, &args.path)?;
         let base = base_job(Task::Scan, args.path, None, &args.engine)?;
         let job = Job {
+            filter,
             one_file_system: args.one_file_system,
             ..base
         };
@@ -209,6 +230,7 @@ fn policy(args: &CompareArgs) -> Policy {
             every_namespace: privileged,
         },
         carry_links: args.hard_links,
+        ..Policy::archive()
     }
 }
 

@@ -78,10 +78,11 @@ pub enum OpKind {
     ReadXattrs,
     SetXattrs,
     SeekData,
+    ReadRules,
 }
 
 impl OpKind {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::OpenDir,
         Self::ReadDir,
         Self::Stat,
@@ -107,6 +108,7 @@ impl OpKind {
         Self::ReadXattrs,
         Self::SetXattrs,
         Self::SeekData,
+        Self::ReadRules,
     ];
 
     /// The verb of messages and JSON: `cannot VERB path`.
@@ -138,6 +140,7 @@ impl OpKind {
             Self::ReadXattrs => "read extended attributes of",
             Self::SetXattrs => "set extended attributes of",
             Self::SeekData => "find data in",
+            Self::ReadRules => "read filter rules in",
         }
     }
 }
@@ -164,6 +167,12 @@ pub enum Cause {
     LoopIntoSource,
     /// The run was asked to end while a large file was in work.
     Interrupted,
+    /// A merge file with a rule that is none, or that is no file of rules at all.
+    WrongRule(String),
+    /// A path of `--files-from`.
+    NotInSource,
+    /// A directory that would have to go for something else holds what a rule protects.
+    Protected,
 }
 
 impl fmt::Display for Cause {
@@ -191,6 +200,18 @@ impl fmt::Display for Cause {
             }
             Self::LoopIntoSource => f.write_str("it is the source itself, and was left alone"),
             Self::Interrupted => f.write_str("the run was interrupted"),
+            Self::WrongRule(message) => {
+                write!(
+                    f,
+                    "{message}; nothing was copied or deleted in its directory"
+                )
+            }
+            Self::NotInSource => {
+                f.write_str("it is on the list of --files-from but not in the source")
+            }
+            Self::Protected => {
+                f.write_str("a directory is in the way, and a filter rule protects something in it")
+            }
         }
     }
 }

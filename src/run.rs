@@ -22,6 +22,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::io::ring::RingOptions;
 use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
+use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::Totals;
 use crate::model::{Policy, Sink, Symlinks, Tally, Time};
 use crate::shard::pool::PoolOptions;
@@ -80,6 +81,10 @@ pub struct Job {
     /// Absent for a scan.
     pub dest: Option<PathBuf>,
     pub policy: Policy,
+    /// Rules on which entries take part.
+    pub filter: Option<Arc<Filter>>,
+    /// A list of paths, when only those take part.
+    pub selection: Option<Arc<Selection>>,
     pub delete: Delete,
     /// The most entries to delete.
     pub delete_max: Option<usize>,
@@ -120,6 +125,8 @@ impl Job {
             source,
             dest,
             policy: Policy::archive(),
+            filter: None,
+            selection: None,
             delete: Delete::Never,
             delete_max: None,
             force_delete: false,
@@ -293,7 +300,14 @@ impl Run {
             (Mode::Scan, _) | (_, None) => Presence::Absent,
             _ => Presence::Existing,
         };
-        let root = Node::root(&self.roots.source, self.roots.dest.as_ref(), presence);
+        let selection = self.job.selection.as_deref();
+        let reach = selection.map_or(Reach::ALL, Selection::root);
+        let root = Node::root(
+            &self.roots.source,
+            self.roots.dest.as_ref(),
+            presence,
+            reach,
+        );
         let crew = Crew {
             shared: shared.clone(),
             inboxes,
@@ -322,6 +336,7 @@ impl Run {
             .unwrap_or_default();
         let strays = (mode != Mode::Scan && self.job.task == Task::Sync).then_some(StrayRule {
             is_temp_name: temp::is_temp_name,
+            target_of: temp::target_of,
             before: Time {
                 sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
                 nsec: now.subsec_nanos(),
@@ -330,6 +345,8 @@ impl Run {
         shard::Options {
             mode,
             policy: self.job.policy,
+            filter: self.job.filter.clone(),
+            selection: self.job.selection.clone(),
             delete,
             one_file_system: self.job.one_file_system,
             symlinks: self.job.symlinks,

@@ -53,6 +53,8 @@ pub enum SkipReason {
     Existing,
     /// Devices or specials that this run does not carry (no privilege, or switched off).
     KindExcluded,
+    /// `--max-size` or `--min-size`.
+    SizeExcluded,
 }
 
 /// The verdict on one name of the source.

@@ -35,6 +35,9 @@ pub struct Policy {
     pub extended: Carried,
     /// Names of one inode stay names of one inode (`--hard-links`).
     pub carry_links: bool,
+    /// Bytes that a regular file must have at least, and may have at most (`--min-size`, `--max-size`).
+    pub size_min: u64,
+    pub size_max: u64,
 }
 
 impl Policy {
@@ -58,6 +61,8 @@ impl Policy {
             carry_specials: true,
             extended: Carried::default(),
             carry_links: false,
+            size_min: 0,
+            size_max: u64::MAX,
         }
     }
 
@@ -98,6 +103,9 @@ impl Policy {
 pub fn decide(src: &Meta, dst: Option<&Meta>, policy: &Policy) -> Action {
     if !policy.carries(src.kind) {
         return Action::Skip(SkipReason::KindExcluded);
+    }
+    if src.kind == Kind::File && !(policy.size_min..=policy.size_max).contains(&src.size) {
+        return Action::Skip(SkipReason::SizeExcluded);
     }
     let Some(dst) = dst else {
         return if policy.only_existing {
@@ -317,6 +325,24 @@ mod tests {
                 policy(|p| p.only_missing = true),
                 Some(meta(Kind::Dir)),
                 skip(SkipReason::Existing),
+            ),
+            (
+                "--max-size",
+                policy(|p| p.size_max = 9),
+                Some(larger),
+                skip(SkipReason::SizeExcluded),
+            ),
+            (
+                "--min-size",
+                policy(|p| p.size_min = 11),
+                None,
+                skip(SkipReason::SizeExcluded),
+            ),
+            (
+                "both sizes are inclusive",
+                policy(|p| (p.size_min, p.size_max) = (10, 10)),
+                None,
+                Action::Create,
             ),
             (
                 "other kind",

@@ -184,6 +184,26 @@ impl Listing {
         self.entries.is_empty()
     }
 
+    /// Drops the entries from position `from` on that `stays` does not want, and returns how many. Their names stay in the
+    /// arena until it is cleared.
+    pub fn retain_from(
+        &mut self,
+        from: usize,
+        mut stays: impl FnMut(&[u8], &Entry) -> bool,
+    ) -> u64 {
+        let before = self.entries.len();
+        let mut kept = from;
+        for at in from..before {
+            let entry = self.entries[at];
+            if stays(self.name_bytes(&entry), &entry) {
+                self.entries[kept] = entry;
+                kept += 1;
+            }
+        }
+        self.entries.truncate(kept);
+        (before - kept) as u64
+    }
+
     /// Forgets the entries and keeps the allocations.
     pub fn clear(&mut self) {
         self.names.clear();
@@ -215,6 +235,17 @@ mod tests {
         assert_eq!(listing.entries[1].kind(), None);
         assert_eq!(listing.entries[2].kind(), Some(Kind::Dir));
         assert!(listing.entries[2].meta(1).is_none());
+    }
+
+    #[test]
+    fn dropped_entries_leave_the_others_their_names() {
+        let mut listing = Listing::default();
+        for name in [c"a", c"b", c"c", c"d"] {
+            listing.push(name, 0, None);
+        }
+        let dropped = listing.retain_from(1, |name, _| name == b"c");
+        let names: Vec<_> = listing.entries.iter().map(|e| listing.name(e)).collect();
+        assert_eq!((dropped, names), (2, vec![c"a", c"c"]));
     }
 
     #[test]

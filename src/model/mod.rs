@@ -7,8 +7,8 @@ pub mod event;
 pub mod filter;
 pub mod listing;
 pub mod path;
-pub mod symlink;
 pub mod size;
+pub mod symlink;
 pub mod tally;
 pub mod xattr;
 

@@ -44,8 +44,10 @@ tally! {
     bytes_found,
     /// Entries that needed nothing.
     entries_equal,
-    /// Entries left alone by a rule (`--update`, `--existing`, excluded kinds).
+    /// Entries left alone by a rule (`--update`, `--existing`, `--max-size`, excluded kinds).
     entries_skipped,
+    /// Entries of the source that a filter rule hides; nothing is known of what is below them.
+    entries_excluded,
     files_copied,
     bytes_copied,
     /// Bytes that were cloned (reflink) instead of copied.

@@ -12,7 +12,7 @@ use super::links::DirPath;
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
-use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
+use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step, sift};
 use crate::transfer::{Failure, Place, TreeRemoval};
 
 /// The plan of one directory, being carried out.
@@ -407,17 +407,22 @@ impl Work<'_> {
             }
             !self.shard.cancelled()
         };
+        let must_stay = |kind: Option<Kind>, names: &[&CStr]| {
+            sift::is_protected_below(self.shard, &self.dirs.node, names, kind)
+        };
         let spared = self.shard.shared.source_root();
-        match lane
-            .remove_tree(place.dest, name, spared, &may_remove)
-            .await?
-        {
+        let removed = lane.remove_tree(place.dest, name, spared, &may_remove, &must_stay);
+        match removed.await? {
             TreeRemoval::Removed => Ok(()),
             TreeRemoval::Refused if self.shard.cancelled() => Err(Failure {
                 cause: Cause::Interrupted,
                 ..not_empty
             }),
             TreeRemoval::Refused => Err(not_empty),
+            TreeRemoval::Kept => Err(Failure {
+                cause: Cause::Protected,
+                ..not_empty
+            }),
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -82,8 +81,7 @@ impl Splitter<'_> {
         let complete = loop {
             for entry in &listing.entries {
                 let name = listing.name(entry);
-                let hash = self.shard.shared.hasher.hash_one(name.to_bytes());
-                let to = place(hash, batches.len());
+                let to = self.shard.shared.place_of(name.to_bytes());
                 batches[to].push(name, entry.ino, entry.kind());
                 if batches[to].len() >= BATCH {
                     let batch = std::mem::take(&mut batches[to]);
@@ -169,15 +167,15 @@ pub(super) async fn receive(shard: &Rc<Shard>, message: PartMessage) {
 /// One part, from its first batch of names to its last transfer.
 async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
     let mut part = Part::new(&shard, dirs.clone());
-    let mut indexed = 0;
+    part.is_split = true;
     let mut permit = None;
     while let Ok(message) = inbox.recv().await {
         permit = Some(message.permit);
         match message.body {
             Body::Source(batch) => {
+                let indexed = part.source_len();
                 part.append_source(&batch);
                 part.index_source(&shard, indexed).await;
-                indexed += batch.len();
             }
             Body::SourceEnd { complete } => part.source_complete = complete,
             Body::Dest(batch) => {

@@ -24,10 +24,12 @@ mod part;
 pub mod pool;
 mod pulse;
 mod queue;
+pub mod sift;
 mod symlinks;
 mod traverser;
 
 use std::cell::{Cell, RefCell};
+use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -44,6 +46,7 @@ pub use traverser::run;
 
 use crate::error::Error;
 use crate::io::Fs;
+use crate::model::filter::{Filter, Selection};
 use crate::model::{Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Reason, Semaphore};
 use giant::PartMessage;
@@ -73,6 +76,8 @@ pub enum Mode {
 pub struct Options {
     pub mode: Mode,
     pub policy: Policy,
+    pub filter: Option<Arc<Filter>>,
+    pub selection: Option<Arc<Selection>>,
     /// Names that the source lacks are deleted in this pass.
     pub delete: bool,
     /// Directories on other filesystems are made but not entered.
@@ -147,6 +152,11 @@ impl Shared {
 
     fn shards(&self) -> usize {
         self.inboxes.len()
+    }
+
+    /// The shard that gets a name of a split directory.
+    fn place_of(&self, name: &[u8]) -> usize {
+        giant::place(self.hasher.hash_one(name), self.shards())
     }
 
     /// Closes all inboxes: the end of the run.
@@ -272,6 +282,10 @@ impl Shard {
     /// The share of the permits that this shard may hold: at least one, and together about all.
     fn visiting_max(&self) -> usize {
         self.shared.options.dirs_max.div_ceil(self.shared.shards())
+    }
+
+    fn is_place_of(&self, name: &[u8]) -> bool {
+        self.shared.place_of(name) == self.id
     }
 
     fn take_listing(&self) -> Listing {

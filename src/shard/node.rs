@@ -11,6 +11,7 @@ use super::{Child, Shard, Shared};
 use crate::error::{Error, Side};
 use crate::io::{Handle, Links, Op, OpError, Reply};
 use crate::model::Meta;
+use crate::model::filter::{Reach, Scope};
 use crate::throttle::Lease;
 
 /// What a visit is for.
@@ -48,6 +49,10 @@ pub struct Node {
     pub presence: Presence,
     /// Whether the source has a symlink under the name, which is taken for the directory that it leads to.
     links: Links,
+    /// How much of the directory takes part.
+    pub reach: Reach,
+    /// The filter rules that hold in it; known once it was visited, and only when there are rules.
+    scope: OnceLock<Arc<Scope>>,
     /// What is outstanding: see the module's head.
     outstanding: AtomicUsize,
     source: Slot,
@@ -72,17 +77,20 @@ struct Slot {
 impl Node {
     /// The root, whose directories stay open for the whole run. It is outstanding once: for its visit.
     #[must_use]
-    pub fn root(source: &Handle, dest: Option<&Handle>, presence: Presence) -> Arc<Self> {
-        let node = Self::new(
-            None,
-            0,
-            Child {
-                name: CString::default(),
-                job: Job::Sync,
-                presence,
-                links: Links::Refuse,
-            },
-        );
+    pub fn root(
+        source: &Handle,
+        dest: Option<&Handle>,
+        presence: Presence,
+        reach: Reach,
+    ) -> Arc<Self> {
+        let child = Child {
+            name: CString::default(),
+            job: Job::Sync,
+            presence,
+            links: Links::Refuse,
+        };
+        let mut node = Self::new(None, 0, child);
+        node.reach = reach;
         let slots = [(&node.source, Some(source)), (&node.dest, dest)];
         for (slot, handle) in slots {
             if let Some(handle) = handle {
@@ -95,7 +103,11 @@ impl Node {
     /// A child, outstanding once: for its visit.
     pub(super) fn child(parent: &Arc<Self>, child: Child, shared: &Shared) -> Arc<Self> {
         let hash = parent.child_hash(&child.name, shared);
-        Arc::new(Self::new(Some(parent.clone()), hash, child))
+        let selection = shared.options.selection.as_ref();
+        let reach = selection.map(|list| list.below(parent.reach, child.name.to_bytes()));
+        let mut node = Self::new(Some(parent.clone()), hash, child);
+        node.reach = reach.unwrap_or(Reach::ALL);
+        Arc::new(node)
     }
 
     fn new(parent: Option<Arc<Self>>, hash: u64, child: Child) -> Self {
@@ -113,6 +125,8 @@ impl Node {
             job,
             presence,
             links,
+            reach: Reach::ALL,
+            scope: OnceLock::new(),
             outstanding: AtomicUsize::new(1),
             source: Slot::default(),
             dest: Slot::default(),
@@ -226,6 +240,16 @@ impl Node {
             Side::Source => &self.source,
             Side::Destination => &self.dest,
         }
+    }
+
+    /// The filter rules that hold in the directory.
+    #[must_use]
+    pub fn scope(&self) -> Option<&Arc<Scope>> {
+        self.scope.get()
+    }
+
+    pub(super) fn set_scope(&self, scope: Arc<Scope>) -> &Arc<Scope> {
+        self.scope.get_or_init(|| scope)
     }
 
     /// What the directory looked like when it was opened on that side.

@@ -7,10 +7,13 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::index::NameIndex;
-use super::{Dirs, Mode, Shard, symlinks};
+use super::{Dirs, Mode, Shard, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Fs, Handle, Links, Op, Outcome, Reply, Target};
-use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
+use crate::model::filter::{Extent, Judge};
+use crate::model::{
+    Action, Entry, Kind, Listing, Meta, SkipReason, State, Symlinks, Time, decide, path,
+};
 
 /// Entries of one statx batch; between batches other tasks of the shard get their turn.
 const STAT_BATCH: usize = 256;
@@ -27,9 +30,15 @@ pub struct StrayRule {
     /// Whether a name is one that ringsync gives to temporary files.
     pub is_temp_name: fn(&[u8]) -> bool,
     pub before: Time,
+    /// The name that a temporary file would have got.
+    pub target_of: fn(&[u8]) -> &[u8],
 }
 
 impl StrayRule {
+    fn target(self, name: &[u8]) -> &[u8] {
+        (self.target_of)(name)
+    }
+
     fn covers(&self, meta: &Meta) -> bool {
         meta.kind != Kind::Dir && meta.mtime < self.before
     }
@@ -98,9 +107,13 @@ pub(super) struct Part {
     index: NameIndex,
     /// By position: the destination has the name, and it was dealt with.
     matched: Vec<bool>,
+    /// Answers for filter rules, when there are any.
+    judge: Option<Judge>,
     /// The source was listed to its end without an error; only then may names be missing from it.
     pub(super) source_complete: bool,
     pub(super) dest_complete: bool,
+    /// Other shards have the other names of the directory.
+    pub(super) is_split: bool,
 }
 
 /// How far a listing got.
@@ -113,6 +126,7 @@ pub(super) enum Read {
 
 impl Part {
     pub(super) fn new(shard: &Shard, dirs: Dirs) -> Self {
+        let judge = sift::judge(shard, &dirs.node);
         Self {
             plan: Plan {
                 source: shard.take_listing(),
@@ -121,9 +135,11 @@ impl Part {
             },
             dirs,
             index: NameIndex::new(shard.shared.hasher.clone()),
+            judge,
             matched: Vec::new(),
             source_complete: false,
             dest_complete: false,
+            is_split: false,
         }
     }
 
@@ -132,6 +148,16 @@ impl Part {
         let Some(dir) = self.dirs.source.clone() else {
             return Read::Failed;
         };
+        match self.dirs.node.reach.extent {
+            Extent::Tree | Extent::Contents => {}
+            Extent::Listed => {
+                let listing = std::mem::take(&mut self.plan.source);
+                self.plan.source = sift::listed_names(shard, &self.dirs.node, listing);
+                self.source_complete = true;
+                return Read::Complete;
+            }
+            Extent::Itself => return Read::Complete,
+        }
         loop {
             if shard.cancelled() {
                 return Read::Failed;
@@ -170,13 +196,19 @@ impl Part {
         }
     }
 
-    /// Gets the metadata of all source entries from position `from` on, counts them, and makes them findable.
+    /// Drops what rules hide of the source entries from position `from` on, gets the metadata of the others, counts them, and
+    /// makes them findable.
     pub(super) async fn index_source(&mut self, shard: &Rc<Shard>, from: usize) {
         let Some(dir) = self.dirs.source.clone() else {
             return;
         };
+        if self.judge.is_some() {
+            self.drop_hidden(shard, from);
+        }
         let names_only = shard.shared.options.mode == Mode::DeleteOnly;
+        let mut kinds_unknown = false;
         for entry in &mut self.plan.source.entries[from..] {
+            kinds_unknown |= kind_for_rules(shard, entry).is_none();
             if !(names_only && entry.kind().is_some()) {
                 entry.state = State::Wanted;
             }
@@ -184,6 +216,13 @@ impl Part {
         let listing = std::mem::take(&mut self.plan.source);
         self.plan.source = stat_all(shard, &shard.source, &dir, listing, from).await;
         symlinks::resolve(shard, &self.dirs.node, &dir, &mut self.plan.source, from).await;
+        if self.judge.is_some() && kinds_unknown {
+            // Now they are known, and with them whether rules for directories apply.
+            self.drop_hidden(shard, from);
+        }
+        if self.dirs.node.reach.extent == Extent::Listed {
+            self.drop_detours(shard, from);
+        }
         self.count(shard, from);
         if shard.shared.options.mode == Mode::Scan {
             return;
@@ -199,6 +238,48 @@ impl Part {
         }
     }
 
+    /// How many names the index has, or is to have next.
+    pub(super) fn source_len(&self) -> usize {
+        self.plan.source.len()
+    }
+
+    fn drop_hidden(&mut self, shard: &Shard, from: usize) {
+        let Some(judge) = &mut self.judge else { return };
+        let reach = self.dirs.node.reach;
+        let selection = shard.shared.options.selection.as_deref();
+        // As in rsync, no rule hides the directories that lead to what is listed.
+        let leads_on = |name: &[u8]| {
+            let mention = selection.and_then(|list| list.mention(reach, name));
+            mention.is_some_and(|mention| mention.leads_on)
+        };
+        let hidden = self.plan.source.retain_from(from, |name, entry| {
+            judge.hides(name, kind_for_rules(shard, entry)) != Some(true) || leads_on(name)
+        });
+        if shard.shared.options.mode != Mode::DeleteOnly {
+            shard.tally().entries_excluded.add(hidden);
+        }
+    }
+
+    /// Drops what is listed only as a directory on the way to something else, and is none.
+    fn drop_detours(&mut self, shard: &Shard, from: usize) {
+        let node = &self.dirs.node;
+        let Some(selection) = &shard.shared.options.selection else {
+            return;
+        };
+        self.plan.source.retain_from(from, |name, entry| {
+            let Some(mention) = selection.mention(node.reach, name) else {
+                return true;
+            };
+            let is_detour = mention.leads_on && entry.kind().is_some_and(|kind| kind != Kind::Dir);
+            if is_detour && shard.shared.options.mode != Mode::DeleteOnly {
+                let path = path::join(&node.path(), name);
+                let errno = Errno::ENOTDIR;
+                shard.report(Error::errno(OpKind::OpenDir, Side::Source, path, errno));
+            }
+            mention.is_taken || !is_detour
+        });
+    }
+
     fn count(&self, shard: &Shard, from: usize) {
         let tally = shard.tally();
         let (mut files, mut dirs, mut symlinks, mut specials, mut bytes) = (0, 0, 0, 0, 0);
@@ -207,7 +288,13 @@ impl Part {
             if let State::Failed(errno) = entry.state {
                 let path = self.dirs.node.path_of(self.plan.source.name(entry));
                 let errno = Errno::from_raw(i32::from(errno));
-                shard.report(Error::errno(OpKind::Stat, Side::Source, path, errno));
+                if errno == Errno::ENOENT && self.dirs.node.reach.extent == Extent::Listed {
+                    if shard.shared.options.mode != Mode::DeleteOnly {
+                        sift::report_not_in_source(shard, path);
+                    }
+                } else {
+                    shard.report(Error::errno(OpKind::Stat, Side::Source, path, errno));
+                }
             }
             match entry.kind() {
                 Some(Kind::File) => {
@@ -247,6 +334,16 @@ impl Part {
             return;
         };
         let mut batch = shard.take_listing();
+        let extent = self.dirs.node.reach.extent;
+        if matches!(extent, Extent::Listed | Extent::Itself) {
+            if extent == Extent::Listed {
+                batch = sift::listed_names(shard, &self.dirs.node, batch);
+            }
+            batch = self.match_dest(shard, &dir, batch).await;
+            shard.keep_listing(batch);
+            self.dest_complete = true;
+            return;
+        }
         loop {
             if shard.cancelled() {
                 return;
@@ -278,7 +375,7 @@ impl Part {
     ) -> Listing {
         let options = &shard.shared.options;
         let names_only = options.mode == Mode::DeleteOnly;
-        let may_delete = options.delete && self.source_complete;
+        let may_delete = options.delete && self.source_complete && self.dirs.node.reach.is_whole();
         let mut found = Vec::with_capacity(batch.len());
         for at in 0..batch.len() {
             let name = batch.name_bytes(&batch.entries[at]);
@@ -371,6 +468,16 @@ impl Part {
         if !stray && (!may_delete || alive) {
             return;
         }
+        if let Some(judge) = &mut self.judge {
+            // A temporary file is protected when the file is that it would have become.
+            let target = rule
+                .filter(|_| stray)
+                .map(|rule| rule.target(name.to_bytes()));
+            let name = target.unwrap_or(name.to_bytes());
+            if judge.protects(name, entry.kind()) != Some(false) {
+                return;
+            }
+        }
         if let Some(kind) = entry.kind() {
             self.plan.removals.push(Removal {
                 name: name.to_owned(),
@@ -387,7 +494,17 @@ impl Part {
             return;
         };
         let mut names = shard.take_listing();
+        // What a rule hides was never in the listing.
+        let mut judge = self.judge.take();
+        let mut is_hidden = |name: &[u8], kind| {
+            judge
+                .as_mut()
+                .is_some_and(|judge| judge.hides(name, kind) == Some(true))
+        };
         for removal in self.plan.removals.iter().filter(|removal| !removal.stray) {
+            if is_hidden(removal.name.to_bytes(), None) {
+                continue;
+            }
             if names.push(&removal.name, 0, None) {
                 let last = names.len() - 1;
                 names.entries[last].state = State::Wanted;
@@ -402,8 +519,9 @@ impl Part {
             self.plan.removals.clear();
             return;
         }
-        let is_gone = |entry: &Entry| entry.state == State::Failed(ENOENT);
-        let all_gone = names.entries.iter().all(is_gone);
+        let all_gone = names.entries.iter().all(|entry| {
+            entry.state == State::Failed(ENOENT) || is_hidden(names.name_bytes(entry), entry.kind())
+        });
         shard.keep_listing(names);
         let target = Target::Open(dir);
         let now = shard.source.start(Op::Stat { target }).await;
@@ -419,6 +537,7 @@ impl Part {
 
     /// Decides about what the destination lacks, and hands over the plan.
     pub(super) async fn finish(mut self, shard: &Rc<Shard>) -> Plan {
+        self.report_missing(shard);
         self.confirm_removals(shard).await;
         match shard.shared.options.mode {
             Mode::Scan => {
@@ -439,6 +558,21 @@ impl Part {
             Mode::Sync | Mode::DeleteOnly => {}
         }
         self.plan
+    }
+
+    /// Names of `--files-from` in a directory that was read as a whole.
+    fn report_missing(&mut self, shard: &Shard) {
+        let node = &self.dirs.node;
+        let options = &shard.shared.options;
+        let asked = options.selection.is_some() && options.mode == Mode::Sync;
+        if !asked || !self.source_complete || !node.reach.is_whole() {
+            return;
+        }
+        let (index, source, is_split) = (&self.index, &self.plan.source, self.is_split);
+        sift::report_missing(shard, node, &mut self.judge, |name| {
+            let elsewhere = is_split && !shard.is_place_of(name);
+            elsewhere || index.find(source, name).is_some()
+        });
     }
 
     fn decide(&mut self, shard: &Shard, at: usize, dest: Option<&Meta>) {
@@ -483,6 +617,16 @@ impl Part {
     }
 }
 
+/// The kind that rules see, when it is known: of a symlink that is followed, that of what it leads to.
+fn kind_for_rules(shard: &Shard, entry: &Entry) -> Option<Kind> {
+    let symlinks = shard.shared.options.symlinks;
+    let may_follow = matches!(symlinks, Symlinks::Follow | Symlinks::FollowUnsafe);
+    let is_resolved = entry.state != State::Named;
+    entry
+        .kind()
+        .filter(|kind| *kind != Kind::Symlink || !may_follow || is_resolved)
+}
+
 /// Appends what one call lists.
 pub(super) async fn read_batch(
     fs: &Rc<dyn Fs>,
@@ -498,7 +642,7 @@ pub(super) async fn read_batch(
 
 /// statx for all `Wanted` entries from position `from` on. Failures are in the entries. In a run that ends, the rest stays
 /// `Wanted`: nothing is decided about those.
-async fn stat_all(
+pub(super) async fn stat_all(
     shard: &Shard,
     fs: &Rc<dyn Fs>,
     dir: &Handle,

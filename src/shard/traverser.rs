@@ -6,12 +6,12 @@ use std::sync::Arc;
 use async_channel::Receiver;
 
 use super::node::{self, Dirs, Job, Node, Presence};
-use super::part::{Part, Plan, Read, Removal, read_batch};
+use super::part::{Part, Plan, Read, Removal, read_batch, stat_all};
 use super::queue::{Child, Run};
-use super::{Message, Mode, Shard, giant, symlinks};
+use super::{Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Handle, Links, Op, Reply, Target};
-use crate::model::Kind;
+use crate::model::{Kind, Listing, State};
 use crate::throttle::Permit;
 
 /// Runs a shard until the run is over. `root` is given to one of the shards.
@@ -99,6 +99,9 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     let Some(dirs) = open_dirs(shard, node).await else {
         return;
     };
+    if let Err(error) = sift::enter(shard, &dirs).await {
+        return shard.report(error);
+    }
     let mode = shard.shared.options.mode;
     if mode == Mode::Sync {
         shard.hands.opened(shard, &dirs).await;
@@ -324,6 +327,10 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
             }
         }
     }
+    let (listing, protected) = spare_protected(shard, node, &dest, listing).await;
+    if protected {
+        node.keep();
+    }
     let removals = listing
         .entries
         .iter()
@@ -345,4 +352,36 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
         dest: Some(dest),
     };
     settle(shard, &dirs, plan, visiting).await;
+}
+
+/// Takes what rules protect out of the listing of a directory that is being removed. Returns whether there was any.
+async fn spare_protected(
+    shard: &Shard,
+    node: &Node,
+    dir: &Handle,
+    mut listing: Listing,
+) -> (Listing, bool) {
+    let Some(mut judge) = sift::judge_removed(shard, node) else {
+        return (listing, false);
+    };
+    let depends_on_kind: Vec<bool> = listing
+        .entries
+        .iter()
+        .map(|entry| {
+            judge
+                .protects(listing.name_bytes(entry), entry.kind())
+                .is_none()
+        })
+        .collect();
+    for (entry, depends) in listing.entries.iter_mut().zip(depends_on_kind) {
+        if depends {
+            entry.state = State::Wanted;
+        }
+    }
+    let mut listing = stat_all(shard, &shard.dest, dir, listing, 0).await;
+    let spared = listing.retain_from(0, |name, entry| {
+        // What cannot even be looked at stays.
+        judge.protects(name, entry.kind()) == Some(false)
+    });
+    (listing, spared > 0)
 }

@@ -12,12 +12,17 @@ use crate::model::{Kind, Listing};
 /// Asked before each entry of a tree goes; told its kind and its path from the tree's root on.
 pub(super) type MayRemove<'a> = dyn Fn(Kind, &[&CStr]) -> bool + 'a;
 
+/// Asked before an entry is touched at all: whether it has to stay, and its directories with it. Its kind is not always known.
+pub(super) type MustStay<'a> = dyn Fn(Option<Kind>, &[&CStr]) -> bool + 'a;
+
 /// How the removal of a tree ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TreeRemoval {
     Removed,
     /// An entry was not allowed to go, so its directories stay too.
     Refused,
+    /// Everything is gone but what had to stay, and its directories.
+    Kept,
 }
 
 /// A directory on the way down.
@@ -26,6 +31,8 @@ struct Level {
     dir: Handle,
     listing: Listing,
     next: usize,
+    /// Something in it had to stay.
+    kept: bool,
 }
 
 impl Lane {
@@ -61,10 +68,19 @@ impl Lane {
         name: &CStr,
         spared: Option<(u64, u64)>,
         may_remove: &MayRemove<'_>,
+        must_stay: &MustStay<'_>,
     ) -> Result<TreeRemoval, Failure> {
         let mut levels = vec![self.enter(dest, name, spared).await?];
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.listing.entries.get(level.next) else {
+                if level.kept {
+                    levels.pop();
+                    match levels.last_mut() {
+                        Some(parent) => parent.kept = true,
+                        None => return Ok(TreeRemoval::Kept),
+                    }
+                    continue;
+                }
                 let path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
                 if !may_remove(Kind::Dir, &path) {
                     return Ok(TreeRemoval::Refused);
@@ -77,13 +93,19 @@ impl Lane {
             let (name, kind) = (level.listing.name(entry).to_owned(), entry.kind());
             let dir = level.dir.clone();
             level.next += 1;
+            let mut path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
+            path.push(&name);
+            if must_stay(kind, &path) {
+                if let Some(level) = levels.last_mut() {
+                    level.kept = true;
+                }
+                continue;
+            }
             if kind == Some(Kind::Dir) {
                 let below = self.enter(&dir, &name, spared).await?;
                 levels.push(below);
                 continue;
             }
-            let mut path: Vec<&CStr> = levels.iter().map(|level| level.name.as_c_str()).collect();
-            path.push(&name);
             if !may_remove(kind.unwrap_or(Kind::File), &path) {
                 return Ok(TreeRemoval::Refused);
             }
@@ -143,6 +165,7 @@ impl Lane {
             dir,
             listing,
             next: 0,
+            kept: false,
         })
     }
 }

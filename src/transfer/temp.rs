@@ -56,6 +56,13 @@ pub fn is_temp_name(name: &[u8]) -> bool {
     !kept.is_empty() && tail.starts_with(MIDDLE) && tail[MIDDLE.len()..].iter().all(is_digit)
 }
 
+/// The name of the file that a temporary one would have become; its beginning when it is very long.
+#[must_use]
+pub fn target_of(temp_name: &[u8]) -> &[u8] {
+    let end = temp_name.len().saturating_sub(MIDDLE.len() + DIGITS);
+    temp_name.get(PREFIX.len()..end).unwrap_or(temp_name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

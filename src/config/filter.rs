@@ -1,0 +1,166 @@
+//! The rules and lists of the command line, with the files that they name, made into a filter and a selection.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cli::{RuleArg, RuleArgs, SelectArgs};
+use crate::model::filter::{Filter, Given, Selection, Settings, Surroundings};
+use crate::model::{path, size};
+
+/// Which entries take part, and which sizes.
+pub(super) struct Chosen {
+    pub filter: Option<Arc<Filter>>,
+    pub selection: Option<Arc<Selection>>,
+    pub size_min: u64,
+    pub size_max: u64,
+}
+
+/// Reads all files that the options name. `-` is standard input, for one of them.
+///
+/// # Errors
+/// A sentence that says which option is wrong, and why.
+pub(super) fn choose(
+    rules: &RuleArgs,
+    select: &SelectArgs,
+    source: &Path,
+    dest: &Path,
+) -> Result<Chosen, String> {
+    let mut stdin = Stdin::default();
+    let bound = |option: &str, text: &Option<String>, default: u64| match text {
+        Some(text) => size::parse(text).map_err(|message| format!("--{option}: {message}")),
+        None => Ok(default),
+    };
+    let filter = filter(rules, select.delete_excluded, source, dest, &mut stdin)?;
+    let selection = match &select.files_from {
+        Some(file) => {
+            let parse =
+                |contents: Vec<u8>| Selection::parse(&contents, rules.from0, select.recursive);
+            let parsed = stdin.or_file(file.as_bytes()).and_then(parse);
+            let shown = path::escape(file.as_bytes());
+            let parsed = parsed.map_err(|message| format!("--files-from '{shown}': {message}"))?;
+            Some(Arc::new(parsed))
+        }
+        None => None,
+    };
+    Ok(Chosen {
+        filter,
+        selection,
+        size_min: bound("min-size", &select.min_size, 0)?,
+        size_max: bound("max-size", &select.max_size, u64::MAX)?,
+    })
+}
+
+/// The rules alone, as a scan has them.
+pub(super) fn rules_only(rules: &RuleArgs, source: &Path) -> Result<Option<Arc<Filter>>, String> {
+    filter(rules, false, source, source, &mut Stdin::default())
+}
+
+fn filter(
+    rules: &RuleArgs,
+    delete_excluded: bool,
+    source: &Path,
+    dest: &Path,
+    stdin: &mut Stdin,
+) -> Result<Option<Arc<Filter>>, String> {
+    let given = given(rules);
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let here = std::env::current_dir()
+        .map_err(|error| format!("cannot tell the current directory: {error}"))?;
+    let absolute = |root: &Path| path::resolve(bytes(here.as_os_str()), bytes(root.as_os_str()));
+    let around = Surroundings {
+        settings: Settings {
+            nul_separated: rules.from0,
+            delete_excluded,
+        },
+        source: &absolute(source),
+        dest: &absolute(dest),
+        read: &mut |file| stdin.or_file(file),
+        find: &mut find_file,
+        home: std::env::var_os("HOME").map(OsStringExt::into_vec),
+        cvsignore: std::env::var_os("CVSIGNORE").map(OsStringExt::into_vec),
+    };
+    Ok(Filter::compile(&given, around)?.map(Arc::new))
+}
+
+fn bytes(text: &OsStr) -> &[u8] {
+    text.as_bytes()
+}
+
+/// What was typed as the rules that it stands for.
+fn given(args: &RuleArgs) -> Vec<Given> {
+    let mut times_f = 0;
+    let mut given: Vec<Given> = Vec::new();
+    for arg in &args.rules {
+        let vec = |text: &OsStr| text.as_bytes().to_vec();
+        given.push(match arg {
+            RuleArg::Filter(rule) => Given::Rule(vec(rule)),
+            RuleArg::Exclude(text) | RuleArg::Include(text) => Given::Pattern {
+                include: matches!(arg, RuleArg::Include(_)),
+                text: vec(text),
+            },
+            RuleArg::ExcludeFrom(file) | RuleArg::IncludeFrom(file) => Given::PatternFile {
+                include: matches!(arg, RuleArg::IncludeFrom(_)),
+                file: vec(file),
+            },
+            RuleArg::PerDirectory => {
+                times_f += 1;
+                match times_f {
+                    1 => Given::Rule(b": /.rsync-filter".to_vec()),
+                    2 => Given::Rule(b"- .rsync-filter".to_vec()),
+                    _ => continue,
+                }
+            }
+        });
+    }
+    if args.cvs_exclude {
+        // Behind all other rules, wherever it was typed.
+        given.push(Given::Rule(b":C".to_vec()));
+        given.push(Given::Rule(b"-C".to_vec()));
+    }
+    given
+}
+
+/// Standard input, which can be read once.
+#[derive(Debug, Default)]
+struct Stdin {
+    was_read: bool,
+}
+
+impl Stdin {
+    /// The contents of a file, or of standard input for `-`.
+    fn or_file(&mut self, file: &[u8]) -> Result<Vec<u8>, String> {
+        let shown = path::escape(file);
+        if file != b"-" {
+            return fs::read(OsStr::from_bytes(file))
+                .map_err(|error| format!("cannot read '{shown}': {error}"));
+        }
+        if std::mem::replace(&mut self.was_read, true) {
+            return Err(String::from(
+                "standard input was read already; only one '-' can be",
+            ));
+        }
+        let mut contents = Vec::new();
+        match std::io::stdin().read_to_end(&mut contents) {
+            Ok(_) => Ok(contents),
+            Err(error) => Err(format!("cannot read standard input: {error}")),
+        }
+    }
+}
+
+/// A file that need not be there. One that is there and cannot be read is an error: its rules may be what protects something.
+fn find_file(file: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    match fs::read(OsStr::from_bytes(file)) {
+        Ok(contents) => Ok(Some(contents)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!(
+            "cannot read the rules in '{}': {error}",
+            path::escape(file)
+        )),
+    }
+}
