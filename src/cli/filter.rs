@@ -114,6 +114,7 @@ fn switch(name: &'static str, short: char, help: &'static str) -> Arg {
         .help(help)
         .help_heading(HEADING)
         .action(ArgAction::SetTrue)
+        .overrides_with(name)
 }
 
 impl Args for RuleArgs {
