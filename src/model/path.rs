@@ -80,6 +80,36 @@ pub fn step_towards<'p>(dir: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
     Some(&path[..len.map_or(path.len(), |len| start + len)])
 }
 
+/// What holds for any paths. The fuzz targets call this with bytes of their choice, and the tests with bytes by chance.
+pub mod check {
+    use super::{escape, is_below, is_slash, join, resolve, step_towards};
+
+    /// # Panics
+    /// When a function of this module breaks its promise for these two.
+    pub fn paths(a: &[u8], b: &[u8]) {
+        let resolved = resolve(a, b);
+        assert!(resolved.starts_with(b"/"));
+        let unclean = |name: &[u8]| matches!(name, b"" | b"." | b"..");
+        assert!(resolved == b"/" || !resolved[1..].split(is_slash).any(unclean));
+        assert_eq!(resolve(b"", &resolved), resolved, "clean is clean");
+
+        let mut at: &[u8] = b"/";
+        while let Some(next) = step_towards(at, &resolved) {
+            assert!(is_below(next, at) && next.len() <= resolved.len());
+            at = next;
+        }
+        assert_eq!(at, resolved, "steps lead to the path");
+
+        let text = escape(a);
+        assert!(!text.chars().any(char::is_control), "one printable line");
+        assert_eq!(a == b, text == escape(b), "different paths look different");
+
+        let joined = join(a, b);
+        assert!(joined.starts_with(a) && joined.ends_with(b));
+        assert!(joined.len() <= a.len() + 1 + b.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,49 +132,19 @@ mod tests {
     }
 
     mod properties {
-        use super::*;
+        use super::super::check;
         use proptest::prelude::*;
 
         proptest! {
             #[test]
-            fn a_resolved_path_is_clean_and_stays_as_it_is(base in "[./a]{0,12}", path in "[./a]{0,12}") {
-                let path = resolve(base.as_bytes(), path.as_bytes());
-                prop_assert!(path.starts_with(b"/"));
-                let unclean = |name: &[u8]| matches!(name, b"" | b"." | b"..");
-                prop_assert!(path == b"/" || !path[1..].split(is_slash).any(unclean));
-                prop_assert_eq!(&resolve(b"", &path), &path);
+            fn dotted_paths(a in "[./a]{0,12}", b in "[./a]{0,20}") {
+                check::paths(a.as_bytes(), b.as_bytes());
             }
 
             #[test]
-            fn steps_lead_to_every_path(path in "[./a]{0,20}") {
-                let path = resolve(b"", path.as_bytes());
-                let mut at: &[u8] = b"/";
-                while let Some(next) = step_towards(at, &path) {
-                    prop_assert!(is_below(next, at) && next.len() <= path.len());
-                    at = next;
-                }
-                prop_assert_eq!(at, path.as_slice());
-            }
-
-            #[test]
-            fn escaped_text_is_one_printable_line_and_tells_paths_apart(a: Vec<u8>, b: Vec<u8>) {
-                let text = escape(&a);
-                prop_assert!(!text.chars().any(char::is_control));
-                prop_assert_eq!(a == b, text == escape(&b));
+            fn any_paths(a: Vec<u8>, b: Vec<u8>) {
+                check::paths(&a, &b);
             }
         }
-    }
-
-    #[test]
-    fn hostile_names_print_on_one_line() {
-        assert_eq!(escape("grün".as_bytes()), "grün");
-        assert_eq!(escape(b"a\nb\\\x1b[2J\xff"), "a\\nb\\\\\\x1b[2J\\xff");
-    }
-
-    #[test]
-    fn joining() {
-        assert_eq!(join(b"", b"a"), b"a");
-        assert_eq!(join(b"a/b", b"c"), b"a/b/c");
-        assert_eq!(join(b"a", b""), b"a");
     }
 }

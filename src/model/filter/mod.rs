@@ -3,11 +3,12 @@
 //! ```text
 //! glob    wildcards over bytes               rule    one rule: pattern, anchor, side, and so on
 //! parse   the language of rules              scope   the rules of one directory with its merge files
-//! select  the list of --files-from
+//! select  the list of --files-from           check   what holds for any rules, for fuzzing
 //! ```
 //! The first rule that matches decides; an entry that no rule matches takes part. An exclude rule *hides* on the source
 //! and *protects* on the destination.
 
+pub mod check;
 mod glob;
 mod parse;
 mod rule;
