@@ -11,11 +11,12 @@
 //!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //! error.rs     one error type, and its class
-//! model/       pure: entry, listing, compare, action, xattr, symlink, path, tally, event
+//! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event
+//!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
 //! control/     pure: the router between inline calls and the ring, when a run must end
 //! throttle/    permits, budgets, the switch that ends a run
 //! io/          operations as values; inline, ring and pool; the only unsafe code
-//! shard/       per-core executors, queues, directory visits, the index, giant directories
+//! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
 //! transfer/    files, large files, symlinks and specials, deletion
 //! report/      errors, itemized changes, progress, summary, exit code
 //! ```

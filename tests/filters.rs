@@ -159,7 +159,7 @@ fn random_pattern(rng: &mut Rng) -> String {
         if at > 0 && rng.chance(85) {
             pattern.push('/');
         }
-        pattern.push_str(*rng.pick(&PARTS));
+        pattern.push_str(rng.pick::<&str>(&PARTS));
     }
     if rng.chance(8) {
         pattern.push_str("/***");
@@ -179,7 +179,7 @@ fn random_rule(rng: &mut Rng) -> String {
         &["p", "!", "/"]
     };
     if rng.chance(25) {
-        modifiers.push_str(*rng.pick(allowed));
+        modifiers.push_str(rng.pick::<&str>(allowed));
     }
     let prefix = match (rng.below(4), sign) {
         (0, "-") => "exclude,",
@@ -195,7 +195,7 @@ fn random_rule(rng: &mut Rng) -> String {
 
 fn random_rules(rng: &mut Rng) -> Vec<String> {
     let mut options = Vec::new();
-    for _ in 0..1 + rng.below(5) {
+    for _ in 0..=rng.below(5) {
         let pattern = random_pattern(rng);
         options.push(match rng.below(10) {
             0..3 => format!("--exclude={pattern}"),
@@ -284,7 +284,7 @@ fn same_code(reference: &Outcome, outcome: &Outcome) -> bool {
 fn shown(path: &str, node: &Node) -> String {
     match node {
         Node::Dir => format!("{path}/"),
-        Node::File(contents) if path.ends_with(".rules") => {
+        Node::File(contents) if Path::new(path).file_name() == Some(".rules".as_ref()) => {
             format!("{path}: {:?}", String::from_utf8_lossy(contents))
         }
         Node::File(contents) => format!("{path} ({})", contents.len()),
@@ -399,7 +399,7 @@ fn with_merge_files(rng: &mut Rng, seed: u64) -> Option<String> {
 
 fn random_merge_file(kind: &str, rng: &mut Rng) -> Vec<u8> {
     let mut text = String::new();
-    for _ in 0..1 + rng.below(3) {
+    for _ in 0..=rng.below(3) {
         let rule = match kind {
             "-" | "+" | "w-" | "C" => random_pattern(rng),
             "s" | "r" => loop {
@@ -441,7 +441,7 @@ fn with_list(rng: &mut Rng, seed: u64) -> Option<String> {
     let mut dst = mutated(&src, rng);
     let known: Vec<&String> = src.keys().collect();
     let mut list = String::from("# a comment\n\n");
-    for _ in 0..1 + rng.below(6) {
+    for _ in 0..=rng.below(6) {
         let path = rng.pick(&known).as_str();
         // rsync follows a symlink that is listed with a slash behind it; ringsync never leaves the source that way.
         let slash = if src[path] == Node::Dir && rng.chance(40) {
@@ -567,19 +567,19 @@ fn merge_files_hold_below_their_directory(engine: &str) {
 }
 
 fn a_directory_with_a_wrong_merge_file_is_left_alone(engine: &str) {
-    let wrong: [(&str, fn(&Path)); 3] = [
-        ("unknown filter rule", |file| {
-            fs::write(file, "nonsense\n").unwrap()
-        }),
-        ("not a regular file", |file| fs::create_dir(file).unwrap()),
-        ("symbolic links", |file| {
-            std::os::unix::fs::symlink("x", file).unwrap()
-        }),
-    ];
-    for (message, make) in wrong {
+    let make = |message: &str, file: &Path| match message {
+        "unknown filter rule" => fs::write(file, "nonsense\n").unwrap(),
+        "not a regular file" => fs::create_dir(file).unwrap(),
+        _ => std::os::unix::fs::symlink("x", file).unwrap(),
+    };
+    for message in [
+        "unknown filter rule",
+        "not a regular file",
+        "symbolic links",
+    ] {
         let pair = Pair::new();
         plant(&pair.src, &["a/new", "a/sub/new", "b/new"]);
-        make(&pair.src.join("a/.rules"));
+        make(message, &pair.src.join("a/.rules"));
         plant(&pair.dst, &["a/old", "a/sub/old", "b/old"]);
         pair.sync(engine, &["--delete", "-f", ": .rules"])
             .exits(23)

@@ -47,7 +47,7 @@ pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 pub fn resolve(base: &[u8], path: &[u8]) -> Vec<u8> {
     let base = if path.starts_with(b"/") { b"" } else { base };
     let mut names: Vec<&[u8]> = Vec::new();
-    for name in base.split(is_slash).chain(path.split(is_slash)) {
+    for name in names_of(base).chain(names_of(path)) {
         match name {
             b"" | b"." => {}
             b".." => drop(names.pop()),
@@ -57,8 +57,9 @@ pub fn resolve(base: &[u8], path: &[u8]) -> Vec<u8> {
     [b"/", names.join(&b'/').as_slice()].concat()
 }
 
-fn is_slash(byte: &u8) -> bool {
-    *byte == b'/'
+/// What stands between the slashes; between two in a row, nothing.
+fn names_of(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
 }
 
 /// Whether `path` lies below the directory `dir` and is not `dir` itself. Both as [`resolve`] returns them.
@@ -76,13 +77,13 @@ pub fn step_towards<'p>(dir: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
         return None;
     }
     let start = dir.strip_suffix(b"/").unwrap_or(dir).len() + 1;
-    let len = path[start..].iter().position(is_slash);
-    Some(&path[..len.map_or(path.len(), |len| start + len)])
+    let name = names_of(&path[start..]).next()?;
+    Some(&path[..start + name.len()])
 }
 
 /// What holds for any paths. The fuzz targets call this with bytes of their choice, and the tests with bytes by chance.
 pub mod check {
-    use super::{escape, is_below, is_slash, join, resolve, step_towards};
+    use super::{escape, is_below, join, names_of, resolve, step_towards};
 
     /// # Panics
     /// When a function of this module breaks its promise for these two.
@@ -90,7 +91,7 @@ pub mod check {
         let resolved = resolve(a, b);
         assert!(resolved.starts_with(b"/"));
         let unclean = |name: &[u8]| matches!(name, b"" | b"." | b"..");
-        assert!(resolved == b"/" || !resolved[1..].split(is_slash).any(unclean));
+        assert!(resolved == b"/" || !names_of(&resolved[1..]).any(unclean));
         assert_eq!(resolve(b"", &resolved), resolved, "clean is clean");
 
         let mut at: &[u8] = b"/";

@@ -22,7 +22,7 @@ use crate::error::Side;
 use parse::{DirMerge, Entry, Parser, Prefixes, Template, condense};
 use rule::{Query, RootPaths, Rule};
 
-pub use parse::{ReadFile, Settings};
+pub use parse::{FindFile, ReadFile, Settings};
 pub use scope::{Entering, Scope};
 pub use select::{Extent, Reach, Selection};
 
@@ -50,7 +50,7 @@ pub struct Surroundings<'a, 'r> {
     /// Gets a file that a rule names.
     pub read: &'a mut ReadFile<'r>,
     /// Gets a file that need not be there.
-    pub find: &'a mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, String>,
+    pub find: &'a mut FindFile<'r>,
     /// `$HOME` and `$CVSIGNORE`, for the CVS rules.
     pub home: Option<Vec<u8>>,
     pub cvsignore: Option<Vec<u8>>,
@@ -91,7 +91,7 @@ impl Filter {
         let unanchored = |path: &[u8]| path.strip_prefix(b"/").unwrap_or(path).to_vec();
         let mut filter = Self {
             settings,
-            entries: condense(entries),
+            entries: condense(&entries),
             cvs: Vec::new(),
             roots: RootPaths {
                 source: unanchored(source),
@@ -122,7 +122,7 @@ impl Filter {
         &mut self,
         merges: &[Option<Arc<DirMerge>>],
         source: &[u8],
-        find: &mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, String>,
+        find: &mut FindFile<'_>,
     ) -> Result<(), String> {
         let named = |merge: &Arc<DirMerge>| Some((merge.name.clone(), merge.from.clone()?));
         for (name, from) in merges.iter().flatten().filter_map(named) {
@@ -221,7 +221,7 @@ fn cvs_rules(
     for text in texts {
         parser.words(&text, template, Prefixes::All)?;
     }
-    let rules = condense(parser.entries)
+    let rules = condense(&parser.entries)
         .into_iter()
         .map(|entry| match entry {
             Entry::Rule(rule) => rule,

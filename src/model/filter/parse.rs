@@ -76,6 +76,9 @@ pub(super) struct DirMerge {
 /// Gets the contents of a file that a rule names.
 pub type ReadFile<'a> = dyn FnMut(&[u8]) -> Result<Vec<u8>, String> + 'a;
 
+/// Gets the contents of a file that need not be there.
+pub type FindFile<'a> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, String> + 'a;
+
 /// A list of rules in the making.
 pub(super) struct Parser<'a, 'r> {
     pub settings: Settings,
@@ -343,11 +346,7 @@ pub(super) fn lines(contents: &[u8], nul_separated: bool) -> impl Iterator<Item 
 }
 
 /// Tells what a rule is from its prefix.
-fn split_rule<'t>(
-    text: &'t [u8],
-    container: Template,
-    prefixes: Prefixes,
-) -> Result<Parsed<'t>, String> {
+fn split_rule(text: &[u8], container: Template, prefixes: Prefixes) -> Result<Parsed<'_>, String> {
     let mut parsed = Parsed {
         kind: Kind::Pattern,
         negated: false,
@@ -511,7 +510,7 @@ fn take_modifier(parsed: &mut Parsed<'_>, modifier: u8, names_side: bool) -> Res
 }
 
 /// Makes one rule of many in a row that differ in their plain names only.
-pub(super) fn condense(entries: Vec<Entry>) -> Vec<Entry> {
+pub(super) fn condense(entries: &[Entry]) -> Vec<Entry> {
     let plain = |entry: &Entry| match entry {
         Entry::Rule(rule) => rule.plain_name().map(|(traits, _)| *traits),
         _ => None,

@@ -211,7 +211,7 @@ impl Rule {
 
 impl PathMatcher {
     fn new(pattern: &[u8], crosses_slashes: bool, absolute: bool, anchor: Anchor<'_>) -> Self {
-        let slashes = pattern.iter().filter(|byte| **byte == b'/').count();
+        let slashes = slashes(pattern).count();
         let anchored = pattern.strip_prefix(b"/");
         let begins_anywhere = pattern.starts_with(b"**");
         let start = match anchored {
@@ -265,24 +265,23 @@ impl PathMatcher {
             Start::Tail(components) => {
                 tail(text, components).is_some_and(|tail| self.glob.matches(tail))
             }
-            Start::AnyComponent => {
-                let after_slashes = (1..=text.len()).filter(|at| text[at - 1] == b'/');
-                std::iter::once(0)
-                    .chain(after_slashes)
-                    .any(|at| self.glob.matches(&text[at..]))
-            }
+            Start::AnyComponent => std::iter::once(0)
+                .chain(slashes(text).map(|at| at + 1))
+                .any(|at| self.glob.matches(&text[at..])),
         }
     }
 }
 
+/// Where the slashes are.
+fn slashes(text: &[u8]) -> impl DoubleEndedIterator<Item = usize> {
+    (0..text.len()).filter(|at| text[*at] == b'/')
+}
+
 /// The last `components` of a path; nothing when it has fewer.
 fn tail(text: &[u8], components: usize) -> Option<&[u8]> {
-    let mut slashes = (0..text.len()).rev().filter(|at| text[*at] == b'/');
-    match slashes.nth(components - 1) {
+    match slashes(text).rev().nth(components - 1) {
         Some(at) => Some(&text[at + 1..]),
-        None => {
-            (text.iter().filter(|byte| **byte == b'/').count() + 1 == components).then_some(text)
-        }
+        None => (slashes(text).count() + 1 == components).then_some(text),
     }
 }
 

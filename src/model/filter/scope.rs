@@ -154,7 +154,7 @@ impl<'a> Entering<'a> {
             ..Parser::new(self.filter.settings, None)
         };
         parser.file(contents, spec.template, Prefixes::All)?;
-        let (entries, cleared) = (condense(parser.entries), parser.cleared);
+        let (entries, cleared) = (condense(&parser.entries), parser.cleared);
         let added = Scope::new(&parser.dir_merges[parser.own_merges..]).merges;
         let scope = Arc::make_mut(&mut self.scope);
         if let Some(Some(active)) = scope.merges.get_mut(number) {
