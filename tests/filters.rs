@@ -333,21 +333,6 @@ fn without_delete(rng: &mut Rng, seed: u64) -> Option<String> {
     compare(&src, &Tree::new(), &random_rules(rng), seed)
 }
 
-#[test]
-fn random_rules_0_to_149() {
-    compare_all(0..150, with_delete);
-}
-
-#[test]
-fn random_rules_150_to_299() {
-    compare_all(150..300, with_delete);
-}
-
-#[test]
-fn random_rules_without_delete() {
-    compare_all(300..400, without_delete);
-}
-
 /// rsync reads the merge files of both sides; the files are copied first and are never left out, so that both sides have the
 /// same ones.
 fn with_merge_files(rng: &mut Rng, seed: u64) -> Option<String> {
@@ -425,16 +410,6 @@ fn random_merge_file(kind: &str, rng: &mut Rng) -> Vec<u8> {
     text.into_bytes()
 }
 
-#[test]
-fn random_merge_files_0_to_99() {
-    compare_all(0..100, with_merge_files);
-}
-
-#[test]
-fn random_merge_files_100_to_199() {
-    compare_all(100..200, with_merge_files);
-}
-
 /// Lists of paths that are there, that are not, and that are written in odd ways.
 fn with_list(rng: &mut Rng, seed: u64) -> Option<String> {
     let src = random_tree(rng);
@@ -481,9 +456,29 @@ fn with_list(rng: &mut Rng, seed: u64) -> Option<String> {
     compare_but(&src, &dst, &options, seed, &ways).map(|report| format!("{report}\nlist: {list:?}"))
 }
 
-#[test]
-fn random_lists() {
-    compare_all(0..150, with_list);
+/// One test for each range of seeds, so that they run side by side.
+macro_rules! seeds {
+    ($($name:ident: $seeds:expr, $case:expr;)+) => {
+        $( #[test] fn $name() { compare_all($seeds, $case); } )+
+    };
+}
+
+seeds! {
+    rules_seeds_0_to_49: 0..50, with_delete;
+    rules_seeds_50_to_99: 50..100, with_delete;
+    rules_seeds_100_to_149: 100..150, with_delete;
+    rules_seeds_150_to_199: 150..200, with_delete;
+    rules_seeds_200_to_249: 200..250, with_delete;
+    rules_seeds_250_to_299: 250..300, with_delete;
+    rules_without_delete_0_to_49: 300..350, without_delete;
+    rules_without_delete_50_to_99: 350..400, without_delete;
+    merge_files_seeds_0_to_49: 0..50, with_merge_files;
+    merge_files_seeds_50_to_99: 50..100, with_merge_files;
+    merge_files_seeds_100_to_149: 100..150, with_merge_files;
+    merge_files_seeds_150_to_199: 150..200, with_merge_files;
+    lists_seeds_0_to_49: 0..50, with_list;
+    lists_seeds_50_to_99: 50..100, with_list;
+    lists_seeds_100_to_149: 100..150, with_list;
 }
 
 // ---- What rsync cannot show, and what must not depend on chance -----------------------------------------------------
