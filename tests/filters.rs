@@ -247,9 +247,16 @@ fn compare_but(
         1..5 => "auto",
         _ => "inline",
     };
+    // Some cases delete nearly everything, and mean it.
+    let deletes = options.iter().any(|option| option.starts_with("--delete"));
+    let first: &[&str] = if deletes {
+        &["-a", "-I", "--force-delete"]
+    } else {
+        &["-a", "-I"]
+    };
     let outcome = sync(
         engine,
-        &[&["-a", "-I"], options.as_slice()].concat(),
+        &[first, options.as_slice()].concat(),
         &pair.src,
         &ours,
     );
@@ -728,6 +735,29 @@ fn a_giant_directory_obeys_in_all_its_parts() {
         assert_eq!(with("dir", ".o"), 1);
         assert_eq!(left.len(), SOURCE / 3 + DEST / 3 + 1);
     }
+}
+
+#[test]
+fn what_rules_protect_is_no_alarming_loss() {
+    let pair = Pair::new();
+    plant(&pair.src, &["a"]);
+    let names: Vec<String> = (0..50).map(|number| format!("{number}.o")).collect();
+    plant(
+        &pair.dst,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    pair.sync("inline", &["--delete"])
+        .exits(3)
+        .complains_of(&["refused to delete"]);
+    let list = pair.scratch.path().join("list");
+    fs::write(&list, "a\n").unwrap();
+    pair.sync("inline", &["--delete", "--exclude=*.o"]).exits(0);
+    pair.sync(
+        "inline",
+        &["--delete", "--files-from", list.to_str().unwrap()],
+    )
+    .exits(0);
+    assert_eq!(paths(&pair.dst).len(), 51);
 }
 
 #[test]

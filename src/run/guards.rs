@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use super::roots::Root;
 use super::{Delete, Job, StartError, Task};
 use crate::io::{Handle, Links, Op, OpError, Reply, inline};
-use crate::model::{Listing, State};
+use crate::model::filter::Judge;
+use crate::model::{Kind, Listing, State};
 use crate::transfer::temp;
 
 /// Names of the destination's root that are looked up in the source. The share that is missing there is then known to
@@ -94,8 +95,22 @@ pub(super) fn refuse_emptied_source(
     if job.task != Task::Sync || job.delete == Delete::Never || job.force_delete {
         return Ok(());
     }
+    if job
+        .selection
+        .as_ref()
+        .is_some_and(|list| !list.root().is_whole())
+    {
+        // Of a list of names, the root loses nothing.
+        return Ok(());
+    }
+    let filter = job.filter.as_ref();
+    let mut judge = filter.map(|filter| Judge::new(filter, filter.top(), b"", false));
+    let is_protected = |name: &CStr, kind| {
+        let judge = judge.as_mut();
+        judge.is_some_and(|judge| judge.protects(name.to_bytes(), kind) == Some(true))
+    };
     // A root that cannot be listed is told by the run, which deletes nothing in it then.
-    let Ok(loss) = Loss::expected(&source.handle, &dest.handle) else {
+    let Ok(loss) = Loss::expected(&source.handle, &dest.handle, is_protected) else {
         return Ok(());
     };
     let Some(what) = loss.alarming() else {
@@ -118,9 +133,16 @@ struct Loss {
 }
 
 impl Loss {
-    fn expected(source: &Handle, dest: &Handle) -> Result<Self, OpError> {
+    /// `stays` knows what filter rules protect.
+    fn expected(
+        source: &Handle,
+        dest: &Handle,
+        mut stays: impl FnMut(&CStr, Option<Kind>) -> bool,
+    ) -> Result<Self, OpError> {
         // A temporary file of an earlier run goes in any case, and is nobody's loss.
-        let names = sample(dest, |name| !temp::is_temp_name(name.to_bytes()))?;
+        let names = sample(dest, |name, kind| {
+            !temp::is_temp_name(name.to_bytes()) && !stays(name, kind)
+        })?;
         Ok(Self {
             source_is_empty: is_empty(source)?,
             sampled: names.len(),
@@ -183,7 +205,10 @@ fn is_empty(dir: &Handle) -> Result<bool, OpError> {
 
 /// Up to [`SAMPLE_MAX`] names of a directory that `counts` accepts: those with the smallest hashes, so that the order in
 /// which the filesystem lists them (often by age) does not matter, and the same names always give the same sample.
-fn sample(dir: &Handle, counts: impl Fn(&CStr) -> bool) -> Result<Vec<CString>, OpError> {
+fn sample(
+    dir: &Handle,
+    mut counts: impl FnMut(&CStr, Option<Kind>) -> bool,
+) -> Result<Vec<CString>, OpError> {
     let dir = reopen(dir)?;
     let mut smallest: BinaryHeap<(u64, CString)> = BinaryHeap::new();
     let (mut listing, mut seen) = (Listing::default(), 0);
@@ -197,7 +222,7 @@ fn sample(dir: &Handle, counts: impl Fn(&CStr) -> bool) -> Result<Vec<CString>, 
             let hash = hasher.finish();
             let is_small = smallest.len() < SAMPLE_MAX
                 || smallest.peek().is_some_and(|(largest, _)| hash < *largest);
-            if is_small && counts(name) {
+            if is_small && counts(name, entry.kind()) {
                 smallest.push((hash, name.to_owned()));
             }
             if smallest.len() > SAMPLE_MAX {
@@ -283,10 +308,10 @@ mod tests {
             }
         }
         std::fs::write(dest.join(".a file.rs-0123abcd"), "").unwrap();
-        let loss = Loss::expected(&handle(source), &handle(dest)).unwrap();
+        let loss = Loss::expected(&handle(source), &handle(dest), |_, _| false).unwrap();
         assert_eq!((loss.source_is_empty, loss.sampled), (false, SAMPLE_MAX));
         assert!((600..=733).contains(&loss.missing), "{loss:?}");
-        let again = Loss::expected(&handle(source), &handle(dest)).unwrap();
+        let again = Loss::expected(&handle(source), &handle(dest), |_, _| false).unwrap();
         assert_eq!(loss, again);
     }
 }
