@@ -84,8 +84,28 @@ pub struct SyncArgs {
     pub force: bool,
 
     /// Where a file appears: complete under a temporary name and then renamed, or under its own name from the start
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub write_mode: WriteModeArg,
+    /// [default: atomic]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub write_mode: Option<WriteModeArg>,
+    /// Overwrite existing files where they are: same inode, seen through all its links, half-written after a failure
+    #[arg(long)]
+    pub inplace: bool,
+    /// Wait until what was written is on stable storage: `file` flushes each file before it gets its final name and each
+    /// directory, `end` flushes the filesystem once when all is done
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub fsync: FsyncArg,
+    /// Read each copied file back from the disk and compare it with its source, before it gets its final name
+    #[arg(long)]
+    pub verify: bool,
+    /// Keep what is replaced or deleted, under its name with a suffix; such names are not deleted
+    #[arg(short = 'b', long)]
+    pub backup: bool,
+    /// Keep it in a tree in DIR, which is absolute or relative to DST; implies --backup. A DIR inside DST is left alone
+    #[arg(long, value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
+    /// What --backup adds to names [default: ~, and nothing with --backup-dir]
+    #[arg(long, value_name = "SUFFIX")]
+    pub suffix: Option<OsString>,
     /// Write blocks of zeros as holes
     #[arg(short = 'S', long)]
     pub sparse: bool,
@@ -305,6 +325,14 @@ pub enum WriteModeArg {
     #[default]
     Atomic,
     Direct,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum FsyncArg {
+    #[default]
+    None,
+    File,
+    End,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

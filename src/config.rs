@@ -3,20 +3,24 @@
 
 mod filter;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{
-    CheckArgs, CompareArgs, EngineArg, EngineArgs, LimitArgs, ProgressArg, ReflinkArg, ReportArgs,
-    ScanArgs, SyncArgs, WriteModeArg,
+    CheckArgs, CompareArgs, EngineArg, EngineArgs, FsyncArg, LimitArgs, ProgressArg, ReflinkArg,
+    ReportArgs, ScanArgs, SyncArgs, WriteModeArg,
 };
 use crate::io::EngineChoice;
 use crate::io::ring::DEPTH_MAX;
+use crate::model::path::escape;
 use crate::model::{Carried, Policy, Symlinks};
 use crate::report::{Detail, ProgressStyle, ReportOptions};
+use crate::run::backup::BackupJob;
 use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
-use crate::transfer::{Reflink, WriteMode};
+use crate::transfer::{Fsync, Reflink, WriteMode};
 
 /// A job and how to tell about it.
 #[derive(Debug)]
@@ -73,10 +77,14 @@ impl Config {
             force_delete: args.force_delete,
             force: args.force,
             dry_run: args.dry_run,
-            write_mode: match args.write_mode {
-                WriteModeArg::Atomic => WriteMode::Atomic,
-                WriteModeArg::Direct => WriteMode::Direct,
+            write_mode: write_mode(args.write_mode, args.inplace)?,
+            fsync: match args.fsync {
+                FsyncArg::None => Fsync::None,
+                FsyncArg::File => Fsync::File,
+                FsyncArg::End => Fsync::End,
             },
+            verify: args.verify,
+            backup: backup(args.backup, args.backup_dir, args.suffix)?,
             reflink: match args.reflink {
                 ReflinkArg::Auto => Reflink::Auto,
                 ReflinkArg::Always => Reflink::Always,
@@ -206,6 +214,51 @@ fn base_job(
     })
 }
 
+fn write_mode(mode: Option<WriteModeArg>, inplace: bool) -> Result<WriteMode, String> {
+    match (mode, inplace) {
+        (Some(WriteModeArg::Atomic), true) => Err(String::from(
+            "--inplace overwrites files where they are, and --write-mode atomic never does: leave one of them out",
+        )),
+        (_, true) => Ok(WriteMode::InPlace),
+        (Some(WriteModeArg::Direct), false) => Ok(WriteMode::Direct),
+        (Some(WriteModeArg::Atomic) | None, false) => Ok(WriteMode::Atomic),
+    }
+}
+
+/// As in rsync: a directory implies backups and needs no suffix.
+fn backup(
+    wanted: bool,
+    dir: Option<PathBuf>,
+    suffix: Option<OsString>,
+) -> Result<Option<BackupJob>, String> {
+    if !wanted && dir.is_none() {
+        return match suffix {
+            None => Ok(None),
+            Some(_) => Err(String::from("--suffix goes with --backup or --backup-dir")),
+        };
+    }
+    if dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+        return Err(String::from("--backup-dir needs the name of a directory"));
+    }
+    let suffix = match suffix {
+        Some(suffix) => suffix.into_vec(),
+        None if dir.is_none() => vec![b'~'],
+        None => Vec::new(),
+    };
+    if suffix.contains(&b'/') {
+        return Err(format!(
+            "--suffix '{}' contains a slash: it is added to names, not paths",
+            escape(&suffix)
+        ));
+    }
+    if suffix.is_empty() && dir.is_none() {
+        return Err(String::from(
+            "--suffix is empty: without a --backup-dir, backups need names of their own",
+        ));
+    }
+    Ok(Some(BackupJob { dir, suffix }))
+}
+
 fn policy(args: &CompareArgs) -> Policy {
     let privileged = limits::is_privileged();
     Policy {
@@ -287,6 +340,41 @@ fn choose_cpus(cores: Option<&str>, allowed: &[usize]) -> Result<Vec<usize>, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backups_as_in_rsync() {
+        let suffix = |text: &str| Some(OsString::from(text));
+        let dir = || Some(PathBuf::from("old"));
+        let chosen = |job: Option<BackupJob>| job.map(|job| (job.dir.is_some(), job.suffix));
+        assert_eq!(chosen(backup(false, None, None).unwrap()), None);
+        let rows = [
+            (backup(true, None, None), (false, "~")),
+            (backup(true, None, suffix(".old")), (false, ".old")),
+            (backup(false, dir(), None), (true, "")),
+            (backup(true, dir(), suffix(".1")), (true, ".1")),
+        ];
+        for (job, (has_dir, suffix)) in rows {
+            let expected = Some((has_dir, suffix.as_bytes().to_vec()));
+            assert_eq!(chosen(job.unwrap()), expected);
+        }
+        for (job, word) in [
+            (backup(false, None, suffix("x")), "--backup"),
+            (backup(true, None, suffix("")), "empty"),
+            (backup(true, None, suffix("a/b")), "slash"),
+            (backup(false, Some(PathBuf::new()), None), "name"),
+        ] {
+            assert!(job.unwrap_err().contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn in_place_is_not_atomic() {
+        assert_eq!(write_mode(None, false).unwrap(), WriteMode::Atomic);
+        assert_eq!(write_mode(None, true).unwrap(), WriteMode::InPlace);
+        let direct = Some(WriteModeArg::Direct);
+        assert_eq!(write_mode(direct, true).unwrap(), WriteMode::InPlace);
+        assert!(write_mode(Some(WriteModeArg::Atomic), true).is_err());
+    }
 
     #[test]
     fn cores_by_count_and_by_list() {

@@ -79,10 +79,15 @@ pub enum OpKind {
     SetXattrs,
     SeekData,
     ReadRules,
+    Fsync,
+    DropCache,
+    SyncFs,
+    /// Keeping what is replaced or deleted: several system calls, told as one.
+    Backup,
 }
 
 impl OpKind {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::OpenDir,
         Self::ReadDir,
         Self::Stat,
@@ -109,6 +114,10 @@ impl OpKind {
         Self::SetXattrs,
         Self::SeekData,
         Self::ReadRules,
+        Self::Fsync,
+        Self::DropCache,
+        Self::SyncFs,
+        Self::Backup,
     ];
 
     /// The verb of messages and JSON: `cannot VERB path`.
@@ -141,6 +150,10 @@ impl OpKind {
             Self::SetXattrs => "set extended attributes of",
             Self::SeekData => "find data in",
             Self::ReadRules => "read filter rules in",
+            Self::Fsync => "flush",
+            Self::DropCache => "drop cached pages of",
+            Self::SyncFs => "flush the filesystem of",
+            Self::Backup => "back up",
         }
     }
 }
@@ -153,6 +166,14 @@ pub enum Cause {
     Changing,
     /// The directory's names changed while they were listed, or the listing missed some.
     ListingMoved,
+    /// Another inode has the name now than when it was compared.
+    Replaced,
+    /// What was read back from the disk is not what the source has, twice.
+    Corrupted,
+    /// The name under which it would be kept is an entry of the source too.
+    BackupNameInSource,
+    /// The source has an entry where the destination has its backup directory.
+    BackupDirectory,
     /// A directory with entries is where another kind must go, and neither `--delete` nor `--force` was given.
     DirectoryInTheWay,
     /// The source tree leads into the destination tree (a bind mount, say).
@@ -184,6 +205,16 @@ impl fmt::Display for Cause {
             ),
             Self::ListingMoved => f.write_str(
                 "it changed while it was listed, so nothing was deleted in its copy this time",
+            ),
+            Self::Replaced => f.write_str("another file has taken its place since it was compared"),
+            Self::Corrupted => f.write_str(
+                "data corruption: what was read back from the disk differs from the source; the file is not in place",
+            ),
+            Self::BackupNameInSource => f.write_str(
+                "its backup would have the name of another entry of the source; choose another --suffix or a --backup-dir",
+            ),
+            Self::BackupDirectory => f.write_str(
+                "the destination's --backup-dir has this name, so it was not synced",
             ),
             Self::DirectoryInTheWay => f.write_str(
                 "a directory that is not empty is in the way; --delete or --force would remove it",

@@ -10,6 +10,7 @@
 //!   run/roots.rs    opens the two directories            run/guards.rs  what is refused
 //!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
+//!   run/backup.rs   where --backup keeps things
 //! error.rs     one error type, and its class
 //! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event
 //!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
@@ -17,7 +18,7 @@
 //! throttle/    permits, budgets, the switch that ends a run
 //! io/          operations as values; inline, ring and pool; the only unsafe code
 //! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
-//! transfer/    files, large files, symlinks and specials, deletion
+//! transfer/    files, large files, symlinks and specials, deletion; backups, flushing, verification
 //! report/      errors, itemized changes, progress, summary, exit code
 //! ```
 //!

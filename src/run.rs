@@ -1,5 +1,6 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
+pub mod backup;
 mod flight;
 mod guards;
 mod hands;
@@ -28,7 +29,8 @@ use crate::model::{Policy, Sink, Symlinks, Tally, Time};
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Reason};
-use crate::transfer::{Lane, LaneOptions, Reflink, WriteMode, temp};
+use crate::transfer::{Fsync, Lane, LaneOptions, Reflink, WriteMode, Written, temp};
+use backup::{BackupJob, BackupOptions, BackupRoot};
 pub use flight::Flights;
 use hands::{HandsOptions, LaneHands};
 use links::LinkTable;
@@ -101,6 +103,11 @@ pub struct Job {
     pub sparse: bool,
     /// What the source's filesystem calls a hole is not read.
     pub trust_holes: bool,
+    pub fsync: Fsync,
+    /// Read back and compare what was copied.
+    pub verify: bool,
+    /// Keep what is replaced or deleted.
+    pub backup: Option<BackupJob>,
     pub engine: EngineChoice,
     /// Operations in flight on each ring.
     pub io_depth: u32,
@@ -138,6 +145,9 @@ impl Job {
             reflink: Reflink::Auto,
             sparse: false,
             trust_holes: true,
+            fsync: Fsync::None,
+            verify: false,
+            backup: None,
             engine: EngineChoice::Auto,
             io_depth: IO_DEPTH,
             dirs_max: cpus.len() * DIRS_PER_CORE,
@@ -212,6 +222,7 @@ pub struct Outcome {
 pub struct Run {
     job: Job,
     roots: Roots,
+    backup_root: Option<BackupRoot>,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
 }
@@ -222,8 +233,11 @@ impl Run {
     /// # Errors
     /// With exit code 3 when a root cannot be used.
     pub fn open(job: Job) -> Result<Self, StartError> {
-        let roots = open_roots(&job)?;
-        Ok(Self::with_roots(job, roots))
+        let (roots, backup_root) = open_roots(&job)?;
+        Ok(Self {
+            backup_root,
+            ..Self::with_roots(job, roots)
+        })
     }
 
     /// A job on roots and filesystems of the caller's.
@@ -233,9 +247,17 @@ impl Run {
         Self {
             job,
             roots,
+            backup_root: None,
             tallies,
             cancel: Arc::default(),
         }
+    }
+
+    /// Gives a job on roots of the caller's its backup directory.
+    #[must_use]
+    pub fn with_backup_root(mut self, root: BackupRoot) -> Self {
+        self.backup_root = Some(root);
+        self
     }
 
     /// From now on notes which operations are under way. Costs a few dozen nanoseconds for each.
@@ -260,6 +282,7 @@ impl Run {
             links: LinkTable::new(),
             deletions: self.job.delete_max.map(Budget::new),
             deletions_refused: deletions_refused.clone(),
+            backup: self.backup_options(),
         };
         let (mode, delete) = match self.job.task {
             Task::Scan => (Mode::Scan, false),
@@ -314,6 +337,7 @@ impl Run {
             root,
             hands: hands.clone(),
             lane: self.lane_options(),
+            written: Written::default(),
             fs: self.roots.fs.clone(),
             seed: seed(),
         };
@@ -352,9 +376,15 @@ impl Run {
             symlinks: self.job.symlinks,
             dest_root: self.roots.dest_identity,
             strays,
+            backups: self.backup_options().map(|options| options.rule()),
             transfers_max: TRANSFERS_MAX,
             dirs_max: self.job.dirs_max,
         }
+    }
+
+    fn backup_options(&self) -> Option<BackupOptions> {
+        let job = self.job.backup.as_ref()?;
+        Some(BackupOptions::new(job, self.backup_root.clone()))
     }
 
     fn lane_options(&self) -> LaneOptions {
@@ -364,6 +394,8 @@ impl Run {
             reflink: self.job.reflink,
             sparse: self.job.sparse,
             trust_holes: self.job.trust_holes,
+            fsync: self.job.fsync,
+            verify: self.job.verify,
             own_ids: self.job.own_ids,
             umask: self.job.umask,
         }
@@ -378,6 +410,7 @@ struct Crew {
     root: Arc<Node>,
     hands: HandsOptions,
     lane: LaneOptions,
+    written: Written,
     fs: FsMaker,
     seed: u64,
 }
@@ -388,7 +421,14 @@ impl Crew {
         let (source, dest) = (self.fs)()?;
         let seed = self.seed.wrapping_add((id as u64) << 32);
         let cancel = self.shared.cancel.clone();
-        let lane = Lane::new(source.clone(), dest.clone(), self.lane, cancel, seed);
+        let lane = Lane::new(
+            source.clone(),
+            dest.clone(),
+            self.lane,
+            cancel,
+            self.written,
+            seed,
+        );
         let hands = Rc::new(LaneHands {
             lane,
             options: self.hands,
@@ -414,8 +454,13 @@ fn seed() -> u64 {
     nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(std::process::id()) << 32)
 }
 
-fn open_roots(job: &Job) -> Result<Roots, StartError> {
+fn open_roots(job: &Job) -> Result<(Roots, Option<BackupRoot>), StartError> {
     let (source, dest) = roots::open(job)?;
+    let backup_dir = job.backup.as_ref().and_then(|job| job.dir.as_deref());
+    let backup = match (backup_dir, &dest) {
+        (Some(path), Some(dest)) => Some(backup::open_backup_dir(path, &source, dest)?),
+        _ => None,
+    };
     let options = LocalFsOptions {
         engine: job.engine,
         ring: RingOptions {
@@ -434,10 +479,11 @@ fn open_roots(job: &Job) -> Result<Roots, StartError> {
         let fs: Rc<dyn Fs> = Rc::new(fs);
         Ok((fs.clone(), fs))
     });
-    Ok(Roots {
+    let roots = Roots {
         dest_identity: dest.as_ref().map(|root| root.identity),
         source: source.handle,
         dest: dest.map(|root| root.handle),
         fs,
-    })
+    };
+    Ok((roots, backup))
 }

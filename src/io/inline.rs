@@ -5,10 +5,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, copy_file_range, openat, readlinkat, renameat};
+use nix::fcntl::{
+    AtFlags, OFlag, PosixFadviseAdvice, copy_file_range, openat, posix_fadvise, readlinkat,
+    renameat,
+};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{UnlinkatFlags, Whence, ftruncate, linkat, lseek, symlinkat, unlinkat};
+use nix::unistd::{
+    UnlinkatFlags, Whence, fsync, ftruncate, linkat, lseek, symlinkat, syncfs, unlinkat,
+};
 use rustix::fs::{AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, ioctl_ficlone, statx};
 
 use super::attrs::{read_xattrs, set_attrs};
@@ -47,6 +52,9 @@ pub(super) const OPEN_FILE: OFlag = OFlag::O_RDONLY
 pub(super) const OPEN_PLACE: OFlag = OFlag::O_PATH
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
+
+/// The same as [`OPEN_FILE`] for a file that is written in place, and read back from it.
+pub(super) const OPEN_WRITE: OFlag = OPEN_FILE.union(OFlag::O_RDWR);
 
 /// `O_EXCL` refuses whatever is there, symlinks included. Readable too: chunks are cloned and verified through it.
 pub(super) const CREATE_FILE: OFlag = OFlag::O_RDWR
@@ -99,6 +107,7 @@ pub fn run(op: Op) -> Outcome {
         Op::Open { at, name, links } => {
             open(&at, &name, flags_of(OPEN_FILE, links), 0).map_err(errno)
         }
+        Op::OpenWrite { at, name } => open(&at, &name, OPEN_WRITE, 0).map_err(errno),
         Op::Create { at, name, mode } => open(&at, &name, CREATE_FILE, mode).map_err(errno),
         Op::Read {
             file,
@@ -166,8 +175,19 @@ fn run_namespace(op: Op) -> Result<Reply, Errno> {
         Op::Unlink { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?,
         Op::RemoveDir { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::RemoveDir)?,
         Op::Rename { at, from, to } => renameat(&at, from.as_c_str(), &at, to.as_c_str())?,
+        Op::Move {
+            from,
+            from_name,
+            to,
+            to_name,
+        } => renameat(&from, from_name.as_c_str(), &to, to_name.as_c_str())?,
         Op::Clone { from, to } => ioctl_ficlone(&to, &from).map_err(errno_of)?,
         Op::Truncate { file, len } => ftruncate(&file, offset_of(len)?)?,
+        Op::Fsync { file } => retry(|| fsync(&file))?,
+        Op::DropCache { file } => {
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        }
+        Op::SyncFs { dir } => retry(|| syncfs(&dir))?,
         other => unreachable!("{:?} hands back something", other.kind()),
     }
     Ok(Reply::Done)

@@ -165,6 +165,11 @@ impl Fs for LocalFs {
                 {
                     return self.stat_many_routed(dir, listing, range);
                 }
+                if matches!(op, Op::Fsync { .. } | Op::SyncFs { .. }) {
+                    // Waits for the device on every filesystem: inline it would stop the executor, and it says nothing
+                    // about how fast the other calls are.
+                    return self.start_concurrent(op);
+                }
                 let now = self.started.elapsed();
                 match self.with_router(op.dev(), |router| router.route(now)) {
                     Route::Inline => Pending::ready(self.run_measured(op, now)),

@@ -228,6 +228,11 @@ pub enum Op {
         name: CString,
         mode: u32,
     },
+    /// Opens a file that exists for reading and writing, as [`Op::Open`] does. → [`Reply::Opened`]
+    OpenWrite {
+        at: Handle,
+        name: CString,
+    },
     /// Fills `buffer` from its start with up to its length. → [`Reply::Moved`]
     Read {
         file: Handle,
@@ -289,6 +294,13 @@ pub enum Op {
         from: CString,
         to: CString,
     },
+    /// Renames from one directory to another; replaces what `to_name` names.
+    Move {
+        from: Handle,
+        from_name: CString,
+        to: Handle,
+        to_name: CString,
+    },
     /// Sets what it can, all in order; the first failure is told in the end. Where the owner cannot be set, setuid and setgid
     /// are not either, and a mode whose ACL cannot be set is narrowed to what its owning group may do.
     SetAttrs {
@@ -321,6 +333,18 @@ pub enum Op {
         file: Handle,
         len: u64,
     },
+    /// Waits until the contents and attributes of a file, or the names in a directory, are on stable storage.
+    Fsync {
+        file: Handle,
+    },
+    /// Lets go of the clean cached pages of a file, so that the next read comes from the disk.
+    DropCache {
+        file: Handle,
+    },
+    /// Waits until everything of the directory's filesystem is on stable storage.
+    SyncFs {
+        dir: Handle,
+    },
 }
 
 impl Op {
@@ -330,7 +354,7 @@ impl Op {
             Self::OpenDir { .. } | Self::OpenDirBelow { .. } => OpKind::OpenDir,
             Self::ReadDir { .. } => OpKind::ReadDir,
             Self::StatMany { .. } | Self::Stat { .. } => OpKind::Stat,
-            Self::Open { .. } | Self::OpenPlace { .. } => OpKind::Open,
+            Self::Open { .. } | Self::OpenPlace { .. } | Self::OpenWrite { .. } => OpKind::Open,
             Self::Create { .. } => OpKind::Create,
             Self::Read { .. } => OpKind::Read,
             Self::Write { .. } => OpKind::Write,
@@ -342,7 +366,7 @@ impl Op {
             Self::Link { .. } => OpKind::Link,
             Self::Unlink { .. } => OpKind::Unlink,
             Self::RemoveDir { .. } => OpKind::RemoveDir,
-            Self::Rename { .. } => OpKind::Rename,
+            Self::Rename { .. } | Self::Move { .. } => OpKind::Rename,
             Self::SetAttrs { change, .. } if change.mtime.is_some() => OpKind::SetTimes,
             Self::SetAttrs { change, .. } if !change.xattrs.is_empty() => OpKind::SetXattrs,
             Self::SetAttrs { change, .. } if change.mode.is_some() => OpKind::SetMode,
@@ -352,6 +376,9 @@ impl Op {
             Self::Truncate { .. } => OpKind::Truncate,
             Self::ReadXattrs { .. } => OpKind::ReadXattrs,
             Self::SeekData { .. } => OpKind::SeekData,
+            Self::Fsync { .. } => OpKind::Fsync,
+            Self::DropCache { .. } => OpKind::DropCache,
+            Self::SyncFs { .. } => OpKind::SyncFs,
         }
     }
 
@@ -396,6 +423,7 @@ impl Op {
             | Self::OpenDirBelow { at, .. }
             | Self::OpenPlace { at, .. }
             | Self::Open { at, .. }
+            | Self::OpenWrite { at, .. }
             | Self::Create { at, .. }
             | Self::MakeDir { at, .. }
             | Self::MakeNode { at, .. }
@@ -404,13 +432,18 @@ impl Op {
             | Self::Unlink { at, .. }
             | Self::RemoveDir { at, .. }
             | Self::Rename { at, .. } => at,
-            Self::ReadDir { dir, .. } | Self::StatMany { dir, .. } => dir,
+            Self::ReadDir { dir, .. } | Self::StatMany { dir, .. } | Self::SyncFs { dir } => dir,
             Self::Read { file, .. }
             | Self::Write { file, .. }
             | Self::Close { file }
             | Self::SeekData { file, .. }
+            | Self::Fsync { file }
+            | Self::DropCache { file }
             | Self::Truncate { file, .. } => file,
-            Self::CopyRange { to, .. } | Self::Clone { to, .. } | Self::Link { to, .. } => to,
+            Self::CopyRange { to, .. }
+            | Self::Clone { to, .. }
+            | Self::Link { to, .. }
+            | Self::Move { to, .. } => to,
             Self::SetAttrs { inode, .. } => inode,
             Self::Stat { target } | Self::ReadXattrs { target, .. } => target.handle(),
         }

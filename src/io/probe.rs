@@ -52,6 +52,8 @@ fn opcode_of(kind: OpKind) -> Option<u8> {
         OpKind::Unlink | OpKind::RemoveDir => opcode::UnlinkAt::CODE,
         OpKind::Rename => opcode::RenameAt::CODE,
         OpKind::Close => opcode::Close::CODE,
+        OpKind::Fsync => opcode::Fsync::CODE,
+        OpKind::DropCache => opcode::Fadvise::CODE,
         _ => return None,
     })
 }

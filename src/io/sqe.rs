@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use io_uring::{opcode, squeue, types};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::libc::AT_REMOVEDIR;
+use nix::libc::{AT_REMOVEDIR, POSIX_FADV_DONTNEED};
 use rustix::fs::{AtFlags, Statx};
 
 use super::inline;
@@ -49,6 +49,7 @@ pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Ent
             open_sqe(at, name, inline::flags_of(inline::OPEN_FILE, *links), 0)
         }
         Op::OpenPlace { at, name } => open_sqe(at, name, inline::OPEN_PLACE, 0),
+        Op::OpenWrite { at, name } => open_sqe(at, name, inline::OPEN_WRITE, 0),
         Op::Create { at, name, mode } => open_sqe(at, name, inline::CREATE_FILE, *mode),
         Op::Stat {
             target: Target::Open(file),
@@ -97,6 +98,17 @@ pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Ent
         Op::Rename { at, from, to } => {
             opcode::RenameAt::new(fd(at), from.as_ptr(), fd(at), to.as_ptr()).build()
         }
+        Op::Move {
+            from,
+            from_name,
+            to,
+            to_name,
+        } => opcode::RenameAt::new(fd(from), from_name.as_ptr(), fd(to), to_name.as_ptr()).build(),
+        Op::Fsync { file } => opcode::Fsync::new(fd(file)).build(),
+        Op::DropCache { file } => {
+            // A length of 0 means up to the end.
+            opcode::Fadvise::new(fd(file), 0, POSIX_FADV_DONTNEED).build()
+        }
         other => unreachable!("{:?} is not an operation of the ring", other.kind()),
     }
 }
@@ -129,7 +141,7 @@ pub(super) fn outcome_of(op: &mut Op, statx: &MaybeUninit<Statx>, result: i32) -
         return Err(failed(Errno::from_raw(-result)));
     }
     match op {
-        Op::OpenDir { .. } | Op::Open { .. } | Op::Create { .. } => {
+        Op::OpenDir { .. } | Op::Open { .. } | Op::OpenWrite { .. } | Op::Create { .. } => {
             // SAFETY: a successful openat returned this descriptor to us, and nobody else knows it.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             inline::opened(fd).map_err(failed)

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 
+use super::backup::BackupOptions;
 use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Error, Side};
@@ -40,6 +41,8 @@ pub(super) struct HandsOptions {
     pub deletions: Option<Arc<Budget>>,
     /// Set when a deletion was refused because of `--max-delete`.
     pub deletions_refused: Arc<AtomicBool>,
+    /// `--backup`.
+    pub backup: Option<BackupOptions>,
 }
 
 /// The hands of one shard.
@@ -109,6 +112,7 @@ impl Hands for LaneHands {
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
                 let slow =
                     is_slow(&*shard.source, &dirs.source) || is_slow(&*shard.dest, &dirs.dest);
+                let slow = slow || self.lane.waits_for_device();
                 for_each(slow, steps, async |step| work.step(step).await).await;
             }
         })
@@ -123,6 +127,11 @@ impl Hands for LaneHands {
             match node.job {
                 Job::Sync => self.finish_synced(shard, node).await,
                 Job::Remove => self.finish_removed(shard, node).await,
+            }
+            if node.parent().is_none() {
+                for failure in self.lane.flush_filesystems().await {
+                    shard.report(error(failure, Vec::new()));
+                }
             }
         })
     }
@@ -209,6 +218,7 @@ impl LaneHands {
         if self.options.dry_run || node.presence == Presence::Absent {
             return;
         }
+        self.finish_backup(shard, node).await;
         let Some(source) = node.meta(Side::Source) else {
             return;
         };
@@ -248,10 +258,11 @@ impl LaneHands {
             None
         };
         let dirs = (source_dir.as_ref(), &dir);
-        let finished = self
-            .lane
-            .finish_dir(dirs, source, &now, made, touched)
-            .await;
+        let finish = self.lane.finish_dir(dirs, source, &now, made, touched);
+        let mut finished = finish.await;
+        if finished.is_ok() {
+            finished = self.lane.flush_dir(&dir).await;
+        }
         if let Err(failure) = finished {
             shard.report(error(failure, node.path()));
         }
@@ -260,6 +271,7 @@ impl LaneHands {
     /// Everything in the directory is gone, unless something had to stay.
     async fn finish_removed(&self, shard: &Rc<Shard>, node: &Arc<Node>) {
         let Some(parent) = node.parent() else { return };
+        self.finish_backup(shard, node).await;
         if node.is_kept() || !self.may_delete() {
             return parent.keep();
         }
@@ -298,6 +310,25 @@ impl LaneHands {
     ) -> Result<(), Failure> {
         self.unlock(parent, dest).await?;
         self.lane.unlink(dest, name).await
+    }
+
+    /// Deletes a name, and keeps what it stands for if that is wanted.
+    pub(super) async fn unlink_or_keep(
+        &self,
+        shard: &Shard,
+        parent: &Arc<Node>,
+        dest: &Handle,
+        name: &CStr,
+    ) -> Result<(), Failure> {
+        self.unlock(parent, dest).await?;
+        let backup = self.backup_of(shard, parent, dest).await?;
+        self.lane.unlink_or_keep(dest, name, backup.as_ref()).await
+    }
+
+    /// Whether backups stay in the directory of their originals.
+    pub(super) fn keeps_beside(&self) -> bool {
+        let backup = self.options.backup.as_ref();
+        backup.is_some_and(|backup| backup.root.is_none())
     }
 
     pub(super) fn count_deleted(&self, shard: &Shard, kind: Kind, path: impl FnOnce() -> Vec<u8>) {

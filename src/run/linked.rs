@@ -97,7 +97,7 @@ impl Work<'_> {
             if existing.is_some_and(|existing| existing.kind == Kind::Dir) {
                 self.clear_way(place).await?;
             }
-            match self.link(place, made).await {
+            match self.link(place, made, existing).await {
                 Ok(()) => {}
                 Err(failure) if is_no_link(&failure) => {
                     return self.copy_instead(place, wanted, existing, failure).await;
@@ -117,7 +117,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn link(&self, place: Place<'_>, made: &Made) -> Result<(), Failure> {
+    async fn link(
+        &self,
+        place: Place<'_>,
+        made: &Made,
+        existing: Option<&Meta>,
+    ) -> Result<(), Failure> {
+        let existing = existing.filter(|existing| existing.kind != Kind::Dir);
+        let backup = self.backup_for(place, existing).await?;
+        let place = Place {
+            backup: backup.as_ref(),
+            ..place
+        };
         self.hands.unlock(&self.dirs.node, place.dest).await?;
         self.dirs.node.touch();
         let is_here = made.dir == *self.dir_path();
@@ -132,7 +143,9 @@ impl Work<'_> {
         };
         let from = elsewhere.as_ref().unwrap_or(place.dest);
         let is_it = |meta: &Meta| InodeId::from(meta) == made.inode;
-        self.hands.lane.link(from, &made.name, place, &is_it).await
+        let lane = &self.hands.lane;
+        let linked = lane.link(from, &made.name, place, existing, &is_it);
+        linked.await
     }
 
     /// The first name's inode takes no more links, or is gone: this name gets an inode of its own, and those to come are

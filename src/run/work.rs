@@ -13,7 +13,7 @@ use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
 use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step, sift};
-use crate::transfer::{Failure, Place, TreeRemoval};
+use crate::transfer::{Backup, Failure, Place, TreeRemoval};
 
 /// The plan of one directory, being carried out.
 pub(super) struct Work<'a> {
@@ -62,7 +62,12 @@ impl Work<'_> {
 
     /// Removes a name; a directory comes back as a child to be emptied first.
     pub(super) async fn remove(&self, removal: &Removal) -> Option<Child> {
-        let Removal { name, kind, stray } = removal;
+        let Removal {
+            name,
+            kind,
+            stray,
+            backup_taken,
+        } = removal;
         let node = &self.dirs.node;
         let child = || {
             Some(Child {
@@ -79,12 +84,24 @@ impl Work<'_> {
         if *kind == Kind::Dir {
             return child();
         }
+        if *backup_taken && !stray {
+            node.keep();
+            self.report(backup_name_in_source(), name);
+            return None;
+        }
         if !stray && !self.hands.may_delete() {
             node.keep();
             return None;
         }
         if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
-            match self.hands.unlink(node, dest, name).await {
+            let removed = if *stray {
+                self.hands.unlink(node, dest, name).await
+            } else {
+                self.hands
+                    .unlink_or_keep(self.shard, node, dest, name)
+                    .await
+            };
+            match removed {
                 Ok(()) => node.touch(),
                 // Gone already, which is all that was wanted.
                 Err(failure) if failure.cause == Cause::Errno(Errno::ENOENT) => return None,
@@ -96,6 +113,10 @@ impl Work<'_> {
                     return None;
                 }
             }
+        }
+        if !stray && self.hands.keeps_beside() {
+            // Its backup is in this directory, which therefore cannot go.
+            node.keep();
         }
         if *stray {
             // A dry run meets it in each pass.
@@ -140,7 +161,13 @@ impl Work<'_> {
             let lane = &self.hands.lane;
             let mut result = self.hands.unlock(&self.dirs.node, dest).await;
             if result.is_ok() && step.action == Action::Supplant {
-                result = match lane.unlink(dest, name).await {
+                let (hands, node) = (self.hands, &self.dirs.node);
+                let removed = if step.backup_taken {
+                    Err(backup_name_in_source())
+                } else {
+                    hands.unlink_or_keep(self.shard, node, dest, name).await
+                };
+                result = match removed {
                     Err(failure) if failure.cause != Cause::Errno(Errno::ENOENT) => Err(failure),
                     _ => Ok(()),
                 };
@@ -173,6 +200,8 @@ impl Work<'_> {
             dest,
             name,
             links,
+            backup: None,
+            backup_taken: false,
         };
         if presence == Presence::Made
             && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
@@ -199,6 +228,8 @@ impl Work<'_> {
             dest,
             name,
             links: self.plan.links(step),
+            backup: None,
+            backup_taken: step.backup_taken,
         };
         let existing = step.dest.as_deref();
         let acted = if self.shard.shared.options.policy.carry_links {
@@ -311,8 +342,14 @@ impl Work<'_> {
         if self.hands.options.dry_run {
             self.count_made(wanted.kind, wanted.size);
         } else {
-            self.hands.unlock(&self.dirs.node, place.dest).await?;
-            self.dirs.node.touch();
+            let node = &self.dirs.node;
+            self.hands.unlock(node, place.dest).await?;
+            node.touch();
+            let backup = self.backup_for(place, existing).await?;
+            let place = Place {
+                backup: backup.as_ref(),
+                ..place
+            };
             match wanted.kind {
                 Kind::File => {
                     let spread = SpreadOverShards(self.shard);
@@ -348,6 +385,22 @@ impl Work<'_> {
         let told = || (self.path_of(place.name), target);
         self.hands.tell(self.shard, what, wanted.kind, told);
         Ok(())
+    }
+
+    /// Where what is to be replaced is kept.
+    pub(super) async fn backup_for(
+        &self,
+        place: Place<'_>,
+        existing: Option<&Meta>,
+    ) -> Result<Option<Backup>, Failure> {
+        if existing.is_none_or(|existing| existing.kind == Kind::Dir) {
+            return Ok(None);
+        }
+        if place.backup_taken {
+            return Err(backup_name_in_source());
+        }
+        let (hands, node) = (self.hands, &self.dirs.node);
+        hands.backup_of(self.shard, node, place.dest).await
     }
 
     fn count_made(&self, kind: Kind, bytes: u64) {
@@ -390,7 +443,16 @@ impl Work<'_> {
             let cause = Cause::DirectoryInTheWay;
             return Err(Failure { cause, ..not_empty });
         }
+        if self.hands.keeps_beside() {
+            // What is in it would be kept in it, and it would still be in the way.
+            return Err(not_empty);
+        }
+        let node = &self.dirs.node;
+        let backup = self.hands.backup_of(self.shard, node, place.dest).await?;
         let may_remove = |kind: Kind, names: &[&CStr]| {
+            if self.hands.leads_to_backups(node, names) {
+                return false;
+            }
             let path = || {
                 let names: Vec<&[u8]> = names.iter().map(|name| name.to_bytes()).collect();
                 crate::model::path::join(&self.dirs.node.path(), &names.join(&b'/'))
@@ -411,7 +473,8 @@ impl Work<'_> {
             sift::is_protected_below(self.shard, &self.dirs.node, names, kind)
         };
         let spared = self.shard.shared.source_root();
-        let removed = lane.remove_tree(place.dest, name, spared, &may_remove, &must_stay);
+        let backup = backup.as_ref();
+        let removed = lane.remove_tree(place.dest, name, spared, &may_remove, &must_stay, backup);
         match removed.await? {
             TreeRemoval::Removed => Ok(()),
             TreeRemoval::Refused if self.shard.cancelled() => Err(Failure {
@@ -424,5 +487,14 @@ impl Work<'_> {
                 ..not_empty
             }),
         }
+    }
+}
+
+/// Beside the entries there is no other name for this backup, and the source's own entry must not be lost for it.
+fn backup_name_in_source() -> Failure {
+    Failure {
+        op: OpKind::Backup,
+        side: Side::Destination,
+        cause: Cause::BackupNameInSource,
     }
 }

@@ -22,6 +22,7 @@ mod index;
 pub mod node;
 mod part;
 pub mod pool;
+mod protect;
 mod pulse;
 mod queue;
 pub mod sift;
@@ -41,6 +42,7 @@ use futures_util::future::LocalBoxFuture;
 
 pub use node::{Dirs, Job, Node, Presence};
 pub use part::{Plan, Removal, Step, StrayRule};
+pub use protect::BackupRule;
 pub use queue::{Child, Run};
 pub use traverser::run;
 
@@ -48,7 +50,7 @@ use crate::error::Error;
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
 use crate::model::{Listing, Policy, Sink, Symlinks, Tally};
-use crate::throttle::{Budget, Cancel, Reason, Semaphore};
+use crate::throttle::{Budget, Cancel, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use pulse::Pulse;
 use queue::Queue;
@@ -87,6 +89,8 @@ pub struct Options {
     pub dest_root: Option<(u64, u64)>,
     /// Temporary files of earlier runs: see [`StrayRule`].
     pub strays: Option<StrayRule>,
+    /// Names that are backups: see [`BackupRule`].
+    pub backups: Option<BackupRule>,
     /// Directories in transfer at once on one shard: `1..`.
     pub transfers_max: usize,
     /// Directories in work at once over all shards: `1..`.
@@ -156,7 +160,9 @@ impl Shared {
 
     /// The shard that gets a name of a split directory.
     fn place_of(&self, name: &[u8]) -> usize {
-        giant::place(self.hasher.hash_one(name), self.shards())
+        let rule = self.options.backups.as_ref();
+        let stem = rule.map_or(name, |rule| rule.stem(name));
+        giant::place(self.hasher.hash_one(stem), self.shards())
     }
 
     /// Closes all inboxes: the end of the run.
@@ -286,6 +292,12 @@ impl Shard {
 
     fn is_place_of(&self, name: &[u8]) -> bool {
         self.shared.place_of(name) == self.id
+    }
+
+    /// The right to keep one more directory open for the sake of work to come.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.shared.handles.lease()
     }
 
     fn take_listing(&self) -> Listing {

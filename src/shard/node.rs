@@ -65,6 +65,10 @@ pub struct Node {
     xattrs_differ: AtomicBool,
     /// Of a directory to be removed: something in it had to stay.
     kept: AtomicBool,
+    /// The directory of the backup tree for this one, as long as the budget of descriptors allows it.
+    backup: OnceLock<(Handle, Lease)>,
+    /// This run has kept something in that directory, or below it.
+    backed_up: AtomicBool,
 }
 
 /// An open directory that children can start from, as long as the budget of descriptors allows it.
@@ -134,12 +138,19 @@ impl Node {
             unlocked: AtomicBool::new(false),
             xattrs_differ: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            backup: OnceLock::new(),
+            backed_up: AtomicBool::new(false),
         }
     }
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Arc<Self> {
         Arc::new(Self::new(None, 0, Child::for_tests(c"")))
+    }
+
+    #[cfg(test)]
+    pub(super) fn child_for_tests(parent: &Arc<Self>, name: &CStr) -> Arc<Self> {
+        Arc::new(Self::new(Some(parent.clone()), 0, Child::for_tests(name)))
     }
 
     /// The hash of the path of a child, which places it on a shard.
@@ -233,6 +244,25 @@ impl Node {
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.kept.load(SeqCst)
+    }
+
+    /// The open directory of the backup tree, when it is open.
+    #[must_use]
+    pub fn backup_dir(&self) -> Option<&Handle> {
+        self.backup.get().map(|(dir, _)| dir)
+    }
+
+    /// There is a directory of the backup tree now; it stays open with a lease.
+    pub fn set_backup_dir(&self, dir: &Handle, lease: Option<Lease>) {
+        self.backed_up.store(true, SeqCst);
+        if let Some(lease) = lease {
+            self.backup.get_or_init(|| (dir.clone(), lease));
+        }
+    }
+
+    #[must_use]
+    pub fn is_backed_up(&self) -> bool {
+        self.backed_up.load(SeqCst)
     }
 
     fn slot(&self, side: Side) -> &Slot {

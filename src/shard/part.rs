@@ -51,6 +51,8 @@ pub struct Step {
     pub entry: usize,
     pub action: Action,
     pub dest: Option<Box<Meta>>,
+    /// The name that a backup of it would get is one of the source's.
+    pub backup_taken: bool,
 }
 
 /// A name that is to go.
@@ -60,6 +62,8 @@ pub struct Removal {
     pub kind: Kind,
     /// A temporary file of an earlier run, not an entry of the user's.
     pub stray: bool,
+    /// As in [`Step`].
+    pub backup_taken: bool,
 }
 
 /// Everything that is to be done in one directory.
@@ -417,6 +421,9 @@ impl Part {
         if std::mem::replace(&mut self.matched[position], true) {
             return;
         }
+        if self.is_backup_dir(shard, batch.name_bytes(entry)) {
+            return self.report_backup_dir(shard, batch.name_bytes(entry));
+        }
         if shard.shared.options.mode == Mode::DeleteOnly {
             let source_kind = self.plan.source.entries[position].kind();
             if source_kind == Some(Kind::Dir) && entry.kind() == Some(Kind::Dir) {
@@ -424,6 +431,7 @@ impl Part {
                     entry: position,
                     action: Action::Skip(SkipReason::Equal),
                     dest: None,
+                    backup_taken: false,
                 });
             }
             return;
@@ -478,11 +486,17 @@ impl Part {
                 return;
             }
         }
+        let rule = shard.shared.options.backups.as_ref();
+        let node = &self.dirs.node;
+        if !stray && rule.is_some_and(|rule| rule.protects(node, name.to_bytes())) {
+            return;
+        }
         if let Some(kind) = entry.kind() {
             self.plan.removals.push(Removal {
                 name: name.to_owned(),
                 kind,
                 stray,
+                backup_taken: self.is_backup_taken(shard, name.to_bytes()),
             });
         }
     }
@@ -575,7 +589,32 @@ impl Part {
         });
     }
 
+    fn is_backup_dir(&self, shard: &Shard, name: &[u8]) -> bool {
+        let rule = shard.shared.options.backups.as_ref();
+        rule.is_some_and(|rule| rule.is_backup_dir(&self.dirs.node, name))
+    }
+
+    fn report_backup_dir(&self, shard: &Shard, name: &[u8]) {
+        if shard.shared.options.mode == Mode::Sync {
+            let path = crate::model::path::join(&self.dirs.node.path(), name);
+            let cause = Cause::BackupDirectory;
+            shard.report(Error::new(OpKind::OpenDir, Side::Source, path, cause));
+        }
+    }
+
+    fn is_backup_taken(&self, shard: &Shard, name: &[u8]) -> bool {
+        let rule = shard.shared.options.backups.as_ref();
+        let backup_name = rule.and_then(|rule| rule.backup_name(name));
+        backup_name.is_some_and(|name| self.index.find(&self.plan.source, &name).is_some())
+    }
+
     fn decide(&mut self, shard: &Shard, at: usize, dest: Option<&Meta>) {
+        if dest.is_none() && shard.shared.options.backups.is_some() {
+            let name = self.plan.source.name_bytes(&self.plan.source.entries[at]);
+            if self.is_backup_dir(shard, name) {
+                return self.report_backup_dir(shard, name);
+            }
+        }
         if let Some(source) = self.plan.source.entries[at].meta(self.plan.source_dev) {
             let action = decide(&source, dest, &shard.shared.options.policy);
             self.push(shard, at, action, dest);
@@ -584,10 +623,13 @@ impl Part {
 
     fn push(&mut self, shard: &Shard, at: usize, action: Action, dest: Option<&Meta>) {
         let entry = &self.plan.source.entries[at];
+        let name = self.plan.source.name_bytes(entry);
+        let backup_taken = dest.is_some() && self.is_backup_taken(shard, name);
         let step = |dest: Option<&Meta>| Step {
             entry: at,
             action,
             dest: dest.copied().map(Box::new),
+            backup_taken,
         };
         match (entry.kind(), action) {
             (_, Action::Skip(reason)) if reason != SkipReason::Equal => {

@@ -327,18 +327,28 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
             }
         }
     }
-    let (listing, protected) = spare_protected(shard, node, &dest, listing).await;
-    if protected {
+    let (listing, spared) = spare_protected(shard, node, &dest, listing).await;
+    let rule = shard.shared.options.backups.as_ref();
+    let protected = |name: &[u8]| rule.is_some_and(|rule| rule.protects(node, name));
+    let names = || {
+        listing
+            .entries
+            .iter()
+            .map(|entry| listing.name_bytes(entry))
+    };
+    if spared || names().any(protected) {
         node.keep();
     }
     let removals = listing
         .entries
         .iter()
+        .filter(|entry| !protected(listing.name_bytes(entry)))
         .map(|entry| Removal {
             name: listing.name(entry).to_owned(),
             // Where the filesystem does not tell, an unlink tells whether it was a directory.
             kind: entry.kind().unwrap_or(Kind::File),
             stray: false,
+            backup_taken: false,
         })
         .collect();
     let plan = Plan {

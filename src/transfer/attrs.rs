@@ -29,7 +29,7 @@ impl Place<'_> {
 impl Lane {
     /// What must be set on an inode of the destination that looks like `now` to make it as the policy wants, besides
     /// extended attributes. `existed` is what stood there before this run, whose mode stays when modes are not carried.
-    fn change_for(&self, wanted: &Meta, now: &Meta, existed: Option<&Meta>) -> Change {
+    pub(super) fn change_for(&self, wanted: &Meta, now: &Meta, existed: Option<&Meta>) -> Change {
         let policy = &self.options.policy;
         let uid = (policy.carry_owner && wanted.uid != now.uid).then_some(wanted.uid);
         let gid = (policy.sets_group(wanted.gid) && wanted.gid != now.gid).then_some(wanted.gid);
@@ -107,7 +107,7 @@ impl Lane {
         Ok(attrs_of(&change))
     }
 
-    async fn set_attrs(&self, inode: Handle, change: Change) -> Result<(), Failure> {
+    pub(super) async fn set_attrs(&self, inode: Handle, change: Change) -> Result<(), Failure> {
         if !change.is_empty() {
             self.on_dest(Op::SetAttrs { inode, change }).await?;
         }
@@ -136,7 +136,11 @@ impl Lane {
     }
 
     /// Opens an inode of the destination to set its attributes.
-    async fn open_place(&self, dest: &Handle, name: CString) -> Result<(Handle, Meta), Failure> {
+    pub(super) async fn open_place(
+        &self,
+        dest: &Handle,
+        name: CString,
+    ) -> Result<(Handle, Meta), Failure> {
         let at = dest.clone();
         match self.on_dest(Op::OpenPlace { at, name }).await? {
             Reply::Opened(inode, meta) => Ok((inode, meta)),
@@ -201,6 +205,7 @@ impl Lane {
         made: bool,
         touched: bool,
     ) -> Result<(), Failure> {
+        self.note_dir(dirs.1);
         let mut change = self.change_for(wanted, now, (!made).then_some(now));
         if !touched && self.options.policy.times_equal(wanted.mtime, now.mtime) {
             change.mtime = None;

@@ -69,7 +69,7 @@ pub(super) struct Method {
 }
 
 impl Method {
-    fn needs_size_first(self) -> bool {
+    pub(super) fn needs_size_first(self) -> bool {
         self.skip_holes || self.make_holes
     }
 }
@@ -317,7 +317,7 @@ impl Lane {
         })
     }
 
-    fn method_for(&self, meta: &Meta) -> Method {
+    pub(super) fn method_for(&self, meta: &Meta) -> Method {
         // A file that says 0 (in /proc) may have contents, which only reading tells.
         let sized = meta.size > 0;
         Method {

@@ -4,10 +4,10 @@ use std::ffi::{CStr, CString};
 
 use nix::errno::Errno;
 
-use super::{Failure, Lane};
+use super::{Backup, Failure, Lane};
 use crate::error::Side;
 use crate::io::{Handle, Links, Op, OpError, Reply};
-use crate::model::{Kind, Listing};
+use crate::model::{Kind, Listing, Meta};
 
 /// Asked before each entry of a tree goes; told its kind and its path from the tree's root on.
 pub(super) type MayRemove<'a> = dyn Fn(Kind, &[&CStr]) -> bool + 'a;
@@ -29,6 +29,9 @@ pub enum TreeRemoval {
 struct Level {
     name: CString,
     dir: Handle,
+    meta: Meta,
+    /// Where its entries are kept, once one was.
+    backup: Option<Backup>,
     listing: Listing,
     next: usize,
     /// Something in it had to stay.
@@ -58,7 +61,8 @@ impl Lane {
 
     /// Removes a directory with everything in it, one entry after another: for what is in the way of something else.
     /// Each level is opened below the one before, following no symlink. `spared` is a directory that must not be entered,
-    /// by device and inode.
+    /// by device and inode. With a `backup`, which must be in a tree of its own, everything but the directories is kept
+    /// there.
     ///
     /// # Errors
     /// What failed on the destination; what was removed before that stays removed.
@@ -69,12 +73,20 @@ impl Lane {
         spared: Option<(u64, u64)>,
         may_remove: &MayRemove<'_>,
         must_stay: &MustStay<'_>,
+        backup: Option<&Backup>,
     ) -> Result<TreeRemoval, Failure> {
         let mut levels = vec![self.enter(dest, name, spared).await?];
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.listing.entries.get(level.next) else {
                 if level.kept {
-                    levels.pop();
+                    if let Some(Level {
+                        backup: Some(backup),
+                        meta,
+                        ..
+                    }) = levels.pop()
+                    {
+                        self.finish_backup_dir(&backup.dir, &meta).await?;
+                    }
                     match levels.last_mut() {
                         Some(parent) => parent.kept = true,
                         None => return Ok(TreeRemoval::Kept),
@@ -86,6 +98,9 @@ impl Lane {
                     return Ok(TreeRemoval::Refused);
                 }
                 let Some(done) = levels.pop() else { break };
+                if let Some(backup) = &done.backup {
+                    self.finish_backup_dir(&backup.dir, &done.meta).await?;
+                }
                 let parent = levels.last().map_or(dest, |level| &level.dir);
                 self.remove_dir(parent, &done.name).await?;
                 continue;
@@ -109,7 +124,11 @@ impl Lane {
             if !may_remove(kind.unwrap_or(Kind::File), &path) {
                 return Ok(TreeRemoval::Refused);
             }
-            match self.unlink(&dir, &name).await {
+            let backup = match backup {
+                Some(backup) => Some(self.backup_of(&mut levels, backup).await?),
+                None => None,
+            };
+            match self.unlink_or_keep(&dir, &name, backup.as_ref()).await {
                 // The filesystem had not told that it is a directory.
                 Err(failure) if failure.is(Errno::EISDIR) => {
                     let below = self.enter(&dir, &name, spared).await?;
@@ -119,6 +138,22 @@ impl Lane {
             }
         }
         Ok(TreeRemoval::Removed)
+    }
+
+    /// Where entries of the deepest level are kept.
+    async fn backup_of(&self, levels: &mut [Level], above: &Backup) -> Result<Backup, Failure> {
+        let mut backup = above.clone();
+        for level in levels {
+            if let Some(known) = &level.backup {
+                backup = known.clone();
+                continue;
+            }
+            backup = self
+                .backup_below(&backup, &level.name, (&level.dir, &level.meta))
+                .await?;
+            level.backup = Some(backup.clone());
+        }
+        Ok(backup)
     }
 
     async fn enter(
@@ -132,11 +167,11 @@ impl Lane {
             name: name.to_owned(),
             links: Links::Refuse,
         };
-        let dir = match self.on_dest(op).await? {
+        let (dir, meta) = match self.on_dest(op).await? {
             Reply::Opened(_, meta) if Some(meta.identity()) == spared => {
                 return Err(Failure::loop_into_source());
             }
-            Reply::Opened(dir, _) => dir,
+            Reply::Opened(dir, meta) => (dir, meta),
             other => unreachable!("an open does not reply {other:?}"),
         };
         let mut listing = Listing::default();
@@ -163,6 +198,8 @@ impl Lane {
         Ok(Level {
             name: name.to_owned(),
             dir,
+            meta,
+            backup: None,
             listing,
             next: 0,
             kept: false,

@@ -4,21 +4,50 @@ use std::ffi::{CStr, CString};
 
 use nix::errno::Errno;
 
-use super::{Copied, Failure, Lane, LaneOptions, Place, Spread, WriteMode};
+use super::backup::Kept;
+use super::{Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode, verify};
 use crate::error::{Cause, OpKind, Side};
-use crate::io::{Handle, Links, Op, Reply, Target};
-use crate::model::{Kind, Meta};
+use crate::io::{Change, Handle, Links, Op, Reply, Target};
+use crate::model::{Kind, Meta, Time};
 
 /// How often a file is copied again because it changed meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
 /// How many temporary names are tried; each is taken with a probability of one in 2^32.
 const NAMES_MAX: u32 = 8;
 
-/// A file under its temporary or final name, not complete yet.
-struct Made {
-    name: CString,
-    file: Handle,
-    meta: Meta,
+/// The mtime of a file that was left half-written in place: unlike its source's, so that the next run sees it; older, so
+/// that it does with `--update` too; and unlike any other, so that it is known for what it is.
+pub(super) const INCOMPLETE: Time = Time {
+    sec: 86_399,
+    nsec: 987_654_321,
+};
+
+/// Where a file is while it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landing {
+    /// Under a temporary name.
+    Temp,
+    /// A new file under its final name.
+    Final,
+    /// An existing file.
+    InPlace,
+}
+
+/// A file that is not complete yet.
+pub(super) struct Made {
+    pub(super) name: CString,
+    pub(super) file: Handle,
+    pub(super) meta: Meta,
+    pub(super) landing: Landing,
+}
+
+/// How one attempt to copy a file went.
+struct Filled {
+    copied: Copied,
+    /// The source looked the same before and after.
+    settled: bool,
+    /// What was read back is what the source has; also true when nobody asked.
+    faithful: bool,
 }
 
 impl Lane {
@@ -26,7 +55,8 @@ impl Lane {
     /// something that is not a directory.
     ///
     /// # Errors
-    /// What failed; the destination then has what it had before (in direct mode: possibly an incomplete file).
+    /// What failed; the destination then has what it had before (in direct mode: possibly an incomplete file or none, in
+    /// place: possibly a half-written one).
     pub async fn copy_file(
         &self,
         place: Place<'_>,
@@ -34,27 +64,51 @@ impl Lane {
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
         let _permit = self.files.acquire().await;
-        let mut attempt = 1;
+        let mut kept = Kept::NotYet;
+        let copied = self.copy_until_settled(place, existing, spread, &mut kept);
+        let copied = copied.await;
+        if copied.is_err() {
+            self.restore(place, kept).await;
+        }
+        copied
+    }
+
+    async fn copy_until_settled(
+        &self,
+        place: Place<'_>,
+        existing: Option<&Meta>,
+        spread: &dyn Spread,
+        kept: &mut Kept,
+    ) -> Result<Copied, Failure> {
+        let (mut attempts, mut corrupt) = (0, 0);
         loop {
+            attempts += 1;
             let (source, before) = self.open_source(place).await?;
-            let made = self.make_file(place, &before, existing).await?;
-            let result = self.fill(&source, &before, &made, existing, spread).await;
-            let (mut copied, after) = match result {
-                Ok(result) => result,
+            let made = self.make_file(place, &before, existing, kept).await?;
+            let filled = match self.fill(&source, &before, &made, existing, spread).await {
+                Ok(filled) => filled,
                 Err(failure) => {
-                    self.discard(place.dest, &made.name).await;
+                    self.abandon(place, &made).await;
                     return Err(failure);
                 }
             };
-            let whole = copied.bytes >= before.size;
-            let settled = whole && after.size == before.size && after.mtime == before.mtime;
-            if !settled && attempt < ATTEMPTS_MAX {
-                attempt += 1;
-                self.discard(place.dest, &made.name).await;
+            corrupt += u32::from(filled.settled && !filled.faithful);
+            let again = if filled.settled {
+                !filled.faithful && corrupt < verify::COPIES_MAX
+            } else {
+                attempts < ATTEMPTS_MAX
+            };
+            if again {
+                self.abandon(place, &made).await;
                 continue;
             }
-            copied.unsettled = !settled;
-            self.install(place, made).await?;
+            if filled.settled && !filled.faithful {
+                self.abandon(place, &made).await;
+                return Err(verify::corrupted());
+            }
+            let mut copied = filled.copied;
+            copied.unsettled = !filled.settled;
+            self.install(place, made, existing).await?;
             return Ok(copied);
         }
     }
@@ -63,11 +117,11 @@ impl Lane {
         let (at, name) = (place.source.clone(), place.name.to_owned());
         let links = place.links;
         match self.on_source(Op::Open { at, name, links }).await {
-            Ok(Reply::Opened(_, meta)) if meta.kind != Kind::File => Err(replaced()),
+            Ok(Reply::Opened(_, meta)) if meta.kind != Kind::File => Err(replaced(Side::Source)),
             Ok(Reply::Opened(file, meta)) => Ok((file, meta)),
             Ok(other) => unreachable!("an open does not reply {other:?}"),
             // A symlink has taken the file's place.
-            Err(failure) if failure.is(Errno::ELOOP) => Err(replaced()),
+            Err(failure) if failure.is(Errno::ELOOP) => Err(replaced(Side::Source)),
             Err(failure) => Err(failure),
         }
     }
@@ -77,52 +131,120 @@ impl Lane {
         place: Place<'_>,
         source: &Meta,
         existing: Option<&Meta>,
+        kept: &mut Kept,
     ) -> Result<Made, Failure> {
-        match self.options.write_mode {
-            WriteMode::Atomic => self.make_temp(place).await,
-            WriteMode::Direct => {
-                // A new inode: other names of the old one, and those who read it now, keep what they have.
-                if existing.is_some() {
-                    self.unlink_if_there(place.dest, place.name).await?;
-                }
-                let LaneOptions {
-                    policy, own_ids, ..
-                } = &self.options;
-                // Until it has its own owner, group and setuid bits, nobody else may open it.
-                let private = source.mode & 0o7000 != 0
-                    || !policy.carry_mode
-                    || (source.uid, source.gid) != *own_ids;
-                let mode = if private { 0o600 } else { source.mode };
-                self.create(place.dest, place.name.to_owned(), mode).await
-            }
+        if self.options.write_mode == WriteMode::Atomic {
+            return self.make_temp(place).await;
         }
+        if self.options.write_mode == WriteMode::InPlace
+            && let Some(existing) = existing
+            && self.may_write_in_place(existing)
+        {
+            if *kept == Kept::NotYet {
+                *kept = self.keep_copied(place, existing).await?;
+            }
+            return self.open_in_place(place, source, existing).await;
+        }
+        // A new inode: other names of the old one, and those who read it now, keep what they have.
+        if *kept == Kept::NotYet {
+            *kept = self.keep_moved(place, existing).await?;
+        }
+        let LaneOptions {
+            policy, own_ids, ..
+        } = &self.options;
+        // Until it has its own owner, group and setuid bits, nobody else may open it.
+        let private =
+            source.mode & 0o7000 != 0 || !policy.carry_mode || (source.uid, source.gid) != *own_ids;
+        let mode = if private { 0o600 } else { source.mode };
+        let name = place.name.to_owned();
+        self.create(place.dest, name, mode, Landing::Final).await
+    }
+
+    /// When hard links are carried, an inode with several names may stand for another file of the source by its other ones.
+    fn may_write_in_place(&self, existing: &Meta) -> bool {
+        let is_shared = self.options.policy.carry_links && existing.nlink > 1;
+        existing.kind == Kind::File && !is_shared
     }
 
     async fn make_temp(&self, place: Place<'_>) -> Result<Made, Failure> {
         let mut tried = 1;
         loop {
             let name = self.temp_names.next(place.name);
-            match self.create(place.dest, name, 0o600).await {
+            match self.create(place.dest, name, 0o600, Landing::Temp).await {
                 Err(failure) if failure.is(Errno::EEXIST) && tried < NAMES_MAX => tried += 1,
                 result => return result,
             }
         }
     }
 
-    async fn create(&self, dest: &Handle, name: CString, mode: u32) -> Result<Made, Failure> {
+    pub(super) async fn create(
+        &self,
+        dest: &Handle,
+        name: CString,
+        mode: u32,
+        landing: Landing,
+    ) -> Result<Made, Failure> {
         let op = Op::Create {
             at: dest.clone(),
             name: name.clone(),
             mode,
         };
         match self.on_dest(op).await? {
-            Reply::Opened(file, meta) => Ok(Made { name, file, meta }),
+            Reply::Opened(file, meta) => Ok(Made {
+                name,
+                file,
+                meta,
+                landing,
+            }),
             other => unreachable!("a create does not reply {other:?}"),
         }
     }
 
-    /// Contents, then attributes: the mtime is set only when the data is whole. Returns what the source looked like
-    /// after it was read.
+    /// Opens the file that was compared, and no other, to be overwritten. Whoever may not read the source's contents loses
+    /// the right to read this file before they are in it.
+    async fn open_in_place(
+        &self,
+        place: Place<'_>,
+        source: &Meta,
+        existing: &Meta,
+    ) -> Result<Made, Failure> {
+        let (at, name) = (place.dest.clone(), place.name.to_owned());
+        let (file, mut meta) = match self.on_dest(Op::OpenWrite { at, name }).await {
+            Ok(Reply::Opened(file, meta)) => (file, meta),
+            Ok(other) => unreachable!("an open does not reply {other:?}"),
+            Err(failure) if failure.is(Errno::ELOOP) => return Err(replaced(Side::Destination)),
+            Err(failure) => return Err(failure),
+        };
+        if meta.kind != Kind::File || meta.ino != existing.ino {
+            return Err(replaced(Side::Destination));
+        }
+        let policy = &self.options.policy;
+        let other_owner = (policy.carry_owner && source.uid != meta.uid)
+            || (policy.sets_group(source.gid) && source.gid != meta.gid);
+        let readers = if other_owner {
+            0o700
+        } else {
+            source.mode & 0o777
+        };
+        let narrow = meta.mode & readers;
+        if policy.carry_mode && narrow != meta.mode {
+            let change = Change {
+                mode: Some(narrow),
+                ..Change::default()
+            };
+            self.set_attrs(file.clone(), change).await?;
+            meta.mode = narrow;
+        }
+        Ok(Made {
+            name: place.name.to_owned(),
+            file,
+            meta,
+            landing: Landing::InPlace,
+        })
+    }
+
+    /// Contents, then attributes: the mtime is set only when the data is whole. A file that has its final name looks
+    /// complete from then on, so its data is checked and on disk before; a temporary one is flushed once, with everything.
     async fn fill(
         &self,
         source: &Handle,
@@ -130,40 +252,126 @@ impl Lane {
         made: &Made,
         existing: Option<&Meta>,
         spread: &dyn Spread,
-    ) -> Result<(Copied, Meta), Failure> {
+    ) -> Result<Filled, Failure> {
+        let in_place = made.landing == Landing::InPlace;
+        if in_place && self.method_for(before).needs_size_first() {
+            // Holes are left out, so nothing old may be where they will be.
+            self.truncate(&made.file, 0).await?;
+        }
         let mut copied = self
             .copy_contents(source, &made.file, before, spread)
             .await?;
-        let target = Target::Open(source.clone());
-        let after = match self.on_source(Op::Stat { target }).await? {
-            Reply::Meta(meta) => meta,
-            other => unreachable!("a stat does not reply {other:?}"),
-        };
-        let kept = existing.filter(|meta| meta.kind == Kind::File);
-        if after.size < before.size {
-            // What is beyond its end now is no content of it.
-            let (file, len) = (made.file.clone(), after.size);
-            self.on_dest(Op::Truncate { file, len }).await?;
+        let mut after = self.stat_source(source).await?;
+        let shrank = after.size < before.size;
+        if in_place || shrank {
+            // What is beyond its end is no content of it.
+            let len = if shrank { after.size } else { copied.bytes };
+            self.truncate(&made.file, len).await?;
         }
-        let dressed = self.dress_file(source, before, &made.file, &made.meta, kept);
-        copied.unset = dressed.await.err();
-        Ok((copied, after))
+        let has_final_name = made.landing != Landing::Temp;
+        let mut faithful = true;
+        if has_final_name {
+            faithful = self.check_data(source, &made.file).await?;
+        }
+        let kept = existing.filter(|meta| meta.kind == Kind::File);
+        if faithful {
+            let dressed = self.dress_file(source, before, &made.file, &made.meta, kept);
+            copied.unset = dressed.await.err();
+        }
+        if !has_final_name {
+            faithful = self.check_data(source, &made.file).await?;
+        } else if faithful && self.options.fsync == Fsync::File {
+            self.flush_file(&made.file).await?;
+        }
+        if !faithful {
+            // The source may have changed between being copied and being compared.
+            after = self.stat_source(source).await?;
+        }
+        let whole = copied.bytes >= before.size;
+        let settled = whole && after.size == before.size && after.mtime == before.mtime;
+        Ok(Filled {
+            copied,
+            settled,
+            faithful,
+        })
+    }
+
+    async fn stat_source(&self, source: &Handle) -> Result<Meta, Failure> {
+        let target = Target::Open(source.clone());
+        match self.on_source(Op::Stat { target }).await? {
+            Reply::Meta(meta) => Ok(meta),
+            other => unreachable!("a stat does not reply {other:?}"),
+        }
+    }
+
+    pub(super) async fn truncate(&self, file: &Handle, len: u64) -> Result<(), Failure> {
+        let file = file.clone();
+        self.on_dest(Op::Truncate { file, len }).await?;
+        Ok(())
+    }
+
+    /// What is asked for before written data counts: that it is on the disk, and that it is what the source has.
+    async fn check_data(&self, source: &Handle, file: &Handle) -> Result<bool, Failure> {
+        if self.options.verify {
+            return self.is_faithful(source, file).await;
+        }
+        if self.options.fsync == Fsync::File {
+            self.flush_file(file).await?;
+        }
+        Ok(true)
     }
 
     /// Closes the file, which may tell late write errors, and gives it its final name.
-    async fn install(&self, place: Place<'_>, made: Made) -> Result<(), Failure> {
-        let Made { name, file, .. } = made;
+    async fn install(
+        &self,
+        place: Place<'_>,
+        made: Made,
+        existing: Option<&Meta>,
+    ) -> Result<(), Failure> {
+        let Made {
+            name,
+            file,
+            landing,
+            ..
+        } = made;
         let installed = match self.on_dest(Op::Close { file }).await {
-            Ok(_) if self.options.write_mode == WriteMode::Atomic => {
-                self.rename(place.dest, name.clone(), place.name).await
-            }
+            Ok(_) if landing == Landing::Temp => self.replace(place, name.clone(), existing).await,
             Ok(_) => Ok(()),
             Err(failure) => Err(failure),
         };
         if installed.is_err() {
-            self.discard(place.dest, &name).await;
+            if landing == Landing::InPlace {
+                if let Ok((inode, _)) = self.open_place(place.dest, name).await {
+                    self.mark_incomplete(inode).await;
+                }
+            } else {
+                self.discard(place.dest, &name).await;
+            }
         }
         installed
+    }
+
+    /// After an attempt that failed: nothing of it stays, or what stays cannot be taken for complete.
+    async fn abandon(&self, place: Place<'_>, made: &Made) {
+        if made.landing == Landing::InPlace {
+            self.mark_incomplete(made.file.clone()).await;
+        } else {
+            self.discard(place.dest, &made.name).await;
+        }
+    }
+
+    /// That this cannot be done adds nothing to the failure that is being reported; writing has moved the mtime already.
+    async fn mark_incomplete(&self, inode: Handle) {
+        let change = Change {
+            mtime: Some(INCOMPLETE),
+            ..Change::default()
+        };
+        if let Err(failure) = self.set_attrs(inode, change).await {
+            tracing::debug!(
+                ?failure,
+                "a half-written file keeps the time of its last write"
+            );
+        }
     }
 
     /// Whether source and destination have the same bytes under a name.
@@ -191,11 +399,11 @@ impl Lane {
     }
 }
 
-/// The source has another kind of inode under the name than it had when it was listed.
-fn replaced() -> Failure {
+/// Another inode has the name than when it was listed.
+pub(super) fn replaced(side: Side) -> Failure {
     Failure {
         op: OpKind::Open,
-        side: Side::Source,
-        cause: Cause::Changing,
+        side,
+        cause: Cause::Replaced,
     }
 }

@@ -34,8 +34,8 @@ impl Lane {
         }
     }
 
-    /// Makes the destination's name of `place` a link to `from_name`, in place of whatever has that name now. `is_it` tells
-    /// whether the inode is the one that was meant: names may have changed hands.
+    /// Makes the destination's name of `place` a link to `from_name`, in place of `existing` or whatever has that name
+    /// now. `is_it` tells whether the inode is the one that was meant: names may have changed hands.
     ///
     /// # Errors
     /// What failed on the destination, which then has what it had before; `ENOENT` when the inode is another one.
@@ -44,6 +44,7 @@ impl Lane {
         from: &Handle,
         from_name: &CStr,
         place: Place<'_>,
+        existing: Option<&Meta>,
         is_it: &dyn Fn(&Meta) -> bool,
     ) -> Result<(), Failure> {
         let direct = self.link_as(from, from_name, place, place.name, is_it);
@@ -53,7 +54,7 @@ impl Lane {
         }
         let temp = self.temp_names.next(place.name);
         self.link_as(from, from_name, place, &temp, is_it).await?;
-        let renamed = self.rename(place.dest, temp.clone(), place.name).await;
+        let renamed = self.replace(place, temp.clone(), existing).await;
         if renamed.is_err() {
             self.discard(place.dest, &temp).await;
         }

@@ -2,13 +2,16 @@
 //! nothing of trees, queues or reports.
 
 mod attrs;
+mod backup;
 mod contents;
 mod delete;
+mod durable;
 mod files;
 mod large;
 mod links;
 mod nodes;
 pub mod temp;
+mod verify;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -17,7 +20,9 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
 
+pub use backup::Backup;
 pub use delete::TreeRemoval;
+pub use durable::{Fsync, Written};
 pub use large::LargeFile;
 use nix::errno::Errno;
 
@@ -41,6 +46,8 @@ pub enum WriteMode {
     /// Under the final name from the start: faster, and an interrupted run leaves incomplete files for the next one
     /// to repair.
     Direct,
+    /// The same for new files; existing ones are overwritten where they are, and all links to them see it.
+    InPlace,
 }
 
 /// `--reflink`.
@@ -64,6 +71,9 @@ pub struct LaneOptions {
     pub sparse: bool,
     /// What the source's filesystem calls a hole is not read.
     pub trust_holes: bool,
+    pub fsync: Fsync,
+    /// Read back and compare each file before it counts as copied.
+    pub verify: bool,
     /// Owner and group of the files that this process makes.
     pub own_ids: (u32, u32),
     /// The process's umask: what modes of new files lose when the source's modes are not carried.
@@ -118,6 +128,10 @@ pub struct Place<'a> {
     pub name: &'a CStr,
     /// Whether the source's name may be a symlink that is taken for what it leads to.
     pub links: Links,
+    /// Where the destination's old entry is kept when it is replaced; `None` when it is not.
+    pub backup: Option<&'a Backup>,
+    /// The name that its backup would get is one of the source's.
+    pub backup_taken: bool,
 }
 
 /// What a transfer did.
@@ -150,6 +164,7 @@ pub struct Lane {
     cancel: Arc<Cancel>,
     /// Pairs of filesystems that cannot share blocks.
     unclonable: RefCell<Vec<(u64, u64)>>,
+    noted: durable::Noted,
 }
 
 impl Lane {
@@ -159,6 +174,7 @@ impl Lane {
         dest: Rc<dyn Fs>,
         options: LaneOptions,
         cancel: Arc<Cancel>,
+        written: Written,
         seed: u64,
     ) -> Self {
         Self {
@@ -170,6 +186,7 @@ impl Lane {
             files: Semaphore::new(FILES_MAX),
             cancel,
             unclonable: RefCell::default(),
+            noted: durable::Noted::new(written),
         }
     }
 
@@ -179,6 +196,7 @@ impl Lane {
     }
 
     async fn on_dest(&self, op: Op) -> Result<Reply, Failure> {
+        self.note_change(&op);
         let outcome: Outcome = self.dest.start(op).await;
         outcome.map_err(|error| Failure::new(Side::Destination, error))
     }

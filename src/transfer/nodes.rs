@@ -100,10 +100,25 @@ impl Lane {
         self.on_dest(op(place.dest.clone(), temp.clone())).await?;
         // An attribute that cannot be set is told, and costs nothing else.
         let dressed = self.dress(place, &temp, wanted).await;
-        if let Err(failure) = self.rename(place.dest, temp.clone(), place.name).await {
+        if let Err(failure) = self.replace(place, temp.clone(), existing).await {
             self.discard(place.dest, &temp).await;
             return Err(failure);
         }
         dressed
+    }
+
+    /// Renames what is complete over the name; what was there gets its backup name first, if it is to have one.
+    pub(super) async fn replace(
+        &self,
+        place: Place<'_>,
+        from: CString,
+        existing: Option<&Meta>,
+    ) -> Result<(), Failure> {
+        let kept = self.keep_linked(place, existing).await?;
+        let result = self.rename(place.dest, from, place.name).await;
+        if result.is_err() {
+            self.restore(place, kept).await;
+        }
+        result
     }
 }
