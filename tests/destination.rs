@@ -345,6 +345,7 @@ fn a_symlink_planted_in_the_destination_leads_no_backup_outside(engine: &str) {
 
 fn ordinary_users_keep_what_is_in_closed_directories(engine: &str) {
     let pair = Pair::new();
+    fs::write(pair.src.join("stays"), "stays").unwrap();
     let mut tree = Tree::new();
     tree.file("closed/file", "old one");
     tree.file("closed/deep/file", "old one");

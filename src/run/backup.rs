@@ -134,6 +134,19 @@ impl LaneHands {
         Ok(Some(found))
     }
 
+    /// Whether the backup directory is, or will be, below a directory that `node` has.
+    pub(super) fn is_way_to_backups(&self, node: &Node, name: &CStr) -> bool {
+        let root = self.options.backup.as_ref().and_then(|o| o.root.as_ref());
+        let inside: Vec<&[u8]> = root.map_or_else(Vec::new, |root| {
+            root.inside.iter().map(|name| name.to_bytes()).collect()
+        });
+        let path = node.path_of(name);
+        let inside = inside.join(&b'/');
+        inside
+            .strip_prefix(path.as_slice())
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
     /// Whether a path below the directory of `node` is in the backup directory.
     pub(super) fn leads_to_backups(&self, node: &Node, names: &[&CStr]) -> bool {
         let root = self.options.backup.as_ref().and_then(|o| o.root.as_ref());
@@ -168,7 +181,7 @@ impl LaneHands {
         let mut above = Backup {
             dir: root.at.clone(),
             suffix: Arc::default(),
-            beside: false,
+            beside: true,
         };
         for name in &root.missing {
             let made = self.lane.backup_below(&above, name, (&original, meta));

@@ -443,6 +443,9 @@ impl Work<'_> {
             let cause = Cause::DirectoryInTheWay;
             return Err(Failure { cause, ..not_empty });
         }
+        if self.hands.is_way_to_backups(&self.dirs.node, name) {
+            return Err(not_empty);
+        }
         if self.hands.keeps_beside() {
             // What is in it would be kept in it, and it would still be in the way.
             return Err(not_empty);

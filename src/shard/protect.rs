@@ -19,11 +19,18 @@ impl BackupRule {
         let Some((last, above)) = self.dir.split_last() else {
             return false;
         };
-        if node.depth() != above.len() as u64 || last.to_bytes() != name {
+        let is_here = node.depth() == above.len() as u64 && last.to_bytes() == name;
+        is_here && self.is_above_backups(node)
+    }
+
+    /// Whether the backup directory is, or will be, somewhere in the directory of `node`.
+    pub(super) fn is_above_backups(&self, node: &Node) -> bool {
+        let depth = usize::try_from(node.depth()).unwrap_or(usize::MAX);
+        if depth >= self.dir.len() {
             return false;
         }
         let mut at = node;
-        for expected in above.iter().rev() {
+        for expected in self.dir[..depth].iter().rev() {
             let Some(parent) = at.parent() else {
                 return false;
             };
@@ -88,6 +95,8 @@ mod tests {
         assert!(!rule.is_backup_dir(&root, b"a"));
         assert!(!rule.is_backup_dir(&child(&a, "a"), b"old"));
         assert!(!rule.protects(&root, b"old~"));
+        assert!(rule.is_above_backups(&root) && rule.is_above_backups(&a));
+        assert!(!rule.is_above_backups(&b) && !rule.is_above_backups(&child(&a, "old")));
     }
 
     #[test]

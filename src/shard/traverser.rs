@@ -330,13 +330,13 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     let (listing, spared) = spare_protected(shard, node, &dest, listing).await;
     let rule = shard.shared.options.backups.as_ref();
     let protected = |name: &[u8]| rule.is_some_and(|rule| rule.protects(node, name));
-    let names = || {
-        listing
-            .entries
-            .iter()
-            .map(|entry| listing.name_bytes(entry))
-    };
-    if spared || names().any(protected) {
+    let has_protected = listing
+        .entries
+        .iter()
+        .any(|entry| protected(listing.name_bytes(entry)));
+    // What is kept from this very directory may be what the backup directory is made for.
+    let is_above = rule.is_some_and(|rule| rule.is_above_backups(node));
+    if spared || has_protected || is_above {
         node.keep();
     }
     let removals = listing

@@ -30,7 +30,7 @@ pub struct Backup {
     pub dir: Handle,
     /// Added to the names; not empty when they are kept beside the entries themselves.
     pub suffix: Arc<[u8]>,
-    /// Kept in the directory that they are in.
+    /// The directory is not one of backups alone: nothing else in it may be cleared away for them.
     pub beside: bool,
 }
 
@@ -458,7 +458,7 @@ impl Lane {
         name: &CStr,
         original: (&Handle, &Meta),
     ) -> Result<Backup, Failure> {
-        let dir = self.open_backup_dir(&parent.dir, name, original).await;
+        let dir = self.open_backup_dir(parent, name, original).await;
         Ok(Backup {
             dir: dir.map_err(told_as_backup)?,
             ..parent.clone()
@@ -467,18 +467,18 @@ impl Lane {
 
     async fn open_backup_dir(
         &self,
-        parent: &Handle,
+        parent: &Backup,
         name: &CStr,
         original: (&Handle, &Meta),
     ) -> Result<Handle, Failure> {
         let mut tried = 1;
         loop {
-            let made = match self.make_dir(parent, name).await {
+            let made = match self.make_dir(&parent.dir, name).await {
                 Ok(()) => true,
                 Err(failure) if failure.is(Errno::EEXIST) => false,
                 Err(failure) => return Err(failure),
             };
-            let (at, own_name) = (parent.clone(), name.to_owned());
+            let (at, own_name) = (parent.dir.clone(), name.to_owned());
             let op = Op::OpenDir {
                 at,
                 name: own_name,
@@ -491,8 +491,11 @@ impl Lane {
                 }
                 Ok(other) => unreachable!("an open does not reply {other:?}"),
                 Err(failure) if tried == OPEN_TRIES_MAX => return Err(failure),
-                Err(failure) if failure.is(Errno::ENOTDIR) || failure.is(Errno::ELOOP) => {
-                    match self.unlink_if_there(parent, name).await {
+                Err(failure)
+                    if !parent.beside
+                        && (failure.is(Errno::ENOTDIR) || failure.is(Errno::ELOOP)) =>
+                {
+                    match self.unlink_if_there(&parent.dir, name).await {
                         // Another shard was faster, and has made the directory.
                         Err(failure) if failure.is(Errno::EISDIR) => {}
                         result => result?,
