@@ -1,7 +1,7 @@
 //! Seeded randomness: a failing case is named by one number.
 
 /// The splitmix64 generator (Steele, Lea and Flood, 2014).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

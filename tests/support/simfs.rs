@@ -1,25 +1,58 @@
-//! A filesystem in memory, as the engine sees one: every operation can be made to fail.
+//! A world in memory with a source, a destination and what lies beside them, as the engine sees filesystems. Everything
+//! that can go wrong there does when its plan says so, and everything that the engine does is watched.
 
-use std::cell::RefCell;
+#[path = "sim_changes.rs"]
+mod changes;
+#[path = "sim_plan.rs"]
+pub(crate) mod plan;
+#[path = "rng.rs"]
+pub(crate) mod rng;
+#[path = "sim_watch.rs"]
+pub(crate) mod watch;
+
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use nix::errno::Errno;
-use ringsync::error::OpKind;
-use ringsync::io::{Change, Fs, Handle, Op, OpError, Pending, Reply, Target};
-use ringsync::model::{Kind, Listing, Meta, State, Time, Xattrs};
+use ringsync::error::{OpKind, Side};
+use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+use ringsync::model::{Kind, Listing, Meta, State, Time};
 
-/// Names that one simulated getdents64 returns: few, so that even small directories take several.
-const NAMES_PER_READ: usize = 3;
-/// Bytes that one simulated read or write moves: POSIX allows short counts anywhere, and FUSE and /proc use that.
-const BYTES_PER_CALL: usize = 5;
-/// The time at which everything written by the engine is stamped: after every mtime that tests give out.
-const NOW: Time = Time {
-    sec: 2_000_000_000,
-    nsec: 1,
-};
+pub(crate) use plan::{Fault, Plan, Types};
+use rng::Rng;
+use watch::{Injected, Listed, Watch};
+
+/// When a world begins: long before the present, so that what an engine left behind there is from an earlier run.
+const BEGIN_SEC: i64 = 1_700_000_000;
+const WORLD: u64 = 1;
+const SOURCE: u64 = 2;
+const DEST: u64 = 3;
+const CANARY: u64 = 4;
+/// What symlinks of both trees like to point to, and nobody may touch.
+pub(crate) const CANARY_PATH: &str = "/canary/dir";
+
+trait Rooted {
+    fn root(self) -> u64;
+    fn dev(self) -> u64;
+}
+
+impl Rooted for Side {
+    fn root(self) -> u64 {
+        match self {
+            Self::Source => SOURCE,
+            Self::Destination => DEST,
+        }
+    }
+
+    fn dev(self) -> u64 {
+        self.root()
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Inode {
@@ -27,44 +60,58 @@ struct Inode {
     mode: u32,
     uid: u32,
     gid: u32,
+    nlink: u32,
     mtime: Time,
+    /// Of a file its bytes, of a symlink its target.
     data: Vec<u8>,
     entries: BTreeMap<CString, u64>,
+    /// Of a directory.
+    parent: u64,
     rdev: u64,
 }
 
 impl Inode {
-    fn new(kind: Kind, mode: u32) -> Self {
+    fn new(kind: Kind, mode: u32, mtime: Time) -> Self {
         Self {
             kind,
-            mode,
+            mode: if kind == Kind::Symlink { 0o777 } else { mode },
             uid: 0,
             gid: 0,
-            mtime: NOW,
+            nlink: 0,
+            mtime,
             data: Vec::new(),
             entries: BTreeMap::new(),
+            parent: 0,
             rdev: 0,
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    inodes: BTreeMap<u64, Inode>,
-    /// By handle number: the inode, and how many names were listed through it.
-    open: Vec<(u64, usize)>,
-    next_inode: u64,
-    operations: usize,
-    fault: Option<Fault>,
-    /// What failed, if the fault was met.
-    failed: Option<(OpKind, CString)>,
+/// An open file or directory.
+#[derive(Clone, Debug)]
+struct Open {
+    inode: u64,
+    side: Side,
+    /// Relative to the side's root, when it was opened.
+    path: String,
+    mtime: Time,
+    /// The last name listed through it.
+    listed: Option<CString>,
 }
 
-/// The operation with this number (counted from 0) fails.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fault {
-    pub(crate) at: usize,
-    pub(crate) errno: Errno,
+#[derive(Debug)]
+struct Inner {
+    inodes: BTreeMap<u64, Inode>,
+    /// By handle number.
+    open: Vec<Open>,
+    next_inode: u64,
+    operations: usize,
+    /// Grows with everything that is stamped.
+    ticks: i64,
+    dead: bool,
+    plan: Plan,
+    rng: Rng,
+    watch: Watch,
 }
 
 /// One entry, as tests compare it.
@@ -72,144 +119,248 @@ pub(crate) struct Fault {
 pub(crate) struct Seen {
     pub(crate) kind: Kind,
     pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     pub(crate) mtime: Time,
     pub(crate) data: Vec<u8>,
+    pub(crate) rdev: u64,
 }
 
-/// A tree. Clones are the same tree.
-#[derive(Clone, Debug)]
-pub(crate) struct SimFs {
-    inner: Arc<Mutex<Inner>>,
-    dev: u64,
-}
-
-const ROOT: u64 = 1;
-
-impl SimFs {
-    #[must_use]
-    pub(crate) fn new(dev: u64) -> Self {
-        let mut root = Inode::new(Kind::Dir, 0o755);
-        root.mtime = Time { sec: 1, nsec: 0 };
-        let inner = Inner {
-            inodes: BTreeMap::from([(ROOT, root)]),
-            next_inode: ROOT + 1,
-            ..Inner::default()
-        };
+impl Seen {
+    pub(crate) fn new(kind: Kind, mode: u32, mtime_sec: i64, data: &[u8]) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(inner)),
-            dev,
+            kind,
+            mode: if kind == Kind::Symlink { 0o777 } else { mode },
+            uid: 0,
+            gid: 0,
+            mtime: Time {
+                sec: mtime_sec,
+                nsec: 7,
+            },
+            data: data.to_vec(),
+            rdev: 0,
         }
+    }
+}
+
+/// Entries by path below a root; the root itself is the empty path.
+pub(crate) type Tree = BTreeMap<String, Seen>;
+
+/// Clones are the same world.
+#[derive(Clone, Debug)]
+pub(crate) struct World(Arc<Mutex<Inner>>);
+
+pub(crate) fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{parent}/{name}")
+    }
+}
+
+impl World {
+    /// Two empty trees beside a canary.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        let time = Time { sec: 1, nsec: 0 };
+        let mut inner = Inner::with(BTreeMap::new(), WORLD);
+        for (name, parent) in [
+            (c"", WORLD),
+            (c"source", WORLD),
+            (c"dest", WORLD),
+            (c"canary", WORLD),
+            (c"dir", CANARY),
+        ] {
+            let number = inner.insert(Inode::new(Kind::Dir, 0o755, time));
+            inner.attach(parent, name.to_owned(), number);
+        }
+        inner.inodes.get_mut(&WORLD).unwrap().entries.remove(c"");
+        for parent in [CANARY, CANARY + 1] {
+            let mut file = Inode::new(Kind::File, 0o600, time);
+            file.data = b"nobody's business".to_vec();
+            let number = inner.insert(file);
+            inner.attach(parent, c"file".to_owned(), number);
+        }
+        Self(Arc::new(Mutex::new(inner)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap()
+        // A panic elsewhere leaves a world that is fit to be looked at.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy that shares nothing.
+    /// A world that looks the same, shares nothing, and where nothing goes wrong: also what is left after a crash.
     #[must_use]
     pub(crate) fn fork(&self) -> Self {
         let inner = self.lock();
-        Self {
-            inner: Arc::new(Mutex::new(Inner {
-                inodes: inner.inodes.clone(),
-                next_inode: inner.next_inode,
-                ..Inner::default()
-            })),
-            dev: self.dev,
-        }
+        let mut fork = Inner::with(inner.inodes.clone(), inner.next_inode);
+        fork.ticks = inner.ticks;
+        Self(Arc::new(Mutex::new(fork)))
+    }
+
+    /// From now on this happens, and operations are counted from 0.
+    pub(crate) fn set_plan(&self, plan: Plan) {
+        let mut inner = self.lock();
+        inner.rng = Rng::new(plan.seed);
+        inner.plan = plan;
+        inner.operations = 0;
+        inner.dead = false;
+        inner.begin_watch();
+    }
+
+    #[must_use]
+    pub(crate) fn watched(&self) -> Watch {
+        self.lock().watch.clone()
+    }
+
+    /// How many operations were started since the plan was set.
+    #[must_use]
+    pub(crate) fn operations(&self) -> usize {
+        self.lock().operations
     }
 
     /// Adds an entry; its parents are there already.
-    pub(crate) fn add(&self, path: &str, kind: Kind, mode: u32, mtime_sec: i64, data: &[u8]) {
+    pub(crate) fn add(&self, side: Side, path: &str, entry: &Seen) {
         let mut inner = self.lock();
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let mut dir = ROOT;
-        for part in parent.split('/').filter(|part| !part.is_empty()) {
-            dir = inner.inodes[&dir].entries[CString::new(part).unwrap().as_c_str()];
-        }
-        let mut inode = Inode::new(kind, mode);
-        inode.mtime = Time {
-            sec: mtime_sec,
-            nsec: 7,
-        };
-        inode.data = data.to_vec();
+        let mut inode = Inode::new(entry.kind, entry.mode, entry.mtime);
+        inode.data.clone_from(&entry.data);
+        (inode.uid, inode.gid, inode.rdev) = (entry.uid, entry.gid, entry.rdev);
         let number = inner.insert(inode);
-        let name = CString::new(name).unwrap();
-        inner
-            .inodes
-            .get_mut(&dir)
-            .unwrap()
-            .entries
-            .insert(name, number);
+        let dir = inner.all_below(side.root())[watch::parent(path)];
+        let name = CString::new(watch::basename(path)).unwrap();
+        inner.attach(dir, name, number);
     }
 
-    /// Everything below the root, by path.
-    #[must_use]
-    pub(crate) fn seen(&self) -> BTreeMap<String, Seen> {
-        let inner = self.lock();
-        let mut seen = BTreeMap::new();
-        let mut rest = vec![(String::new(), ROOT)];
-        while let Some((path, number)) = rest.pop() {
-            let inode = &inner.inodes[&number];
-            for (name, child) in &inode.entries {
-                let name = name.to_str().unwrap();
-                let separator = if path.is_empty() { "" } else { "/" };
-                rest.push((format!("{path}{separator}{name}"), *child));
-            }
-            if number != ROOT {
-                let mode = if inode.kind == Kind::Symlink {
-                    0o777
-                } else {
-                    inode.mode
-                };
-                let entry = Seen {
-                    kind: inode.kind,
-                    mode,
-                    mtime: inode.mtime,
-                    data: inode.data.clone(),
-                };
-                seen.insert(path, entry);
-            }
-        }
-        seen
-    }
-
-    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+    /// The times of directories, which everything that was added has moved.
+    pub(crate) fn set_mtime(&self, side: Side, path: &str, mtime: Time) {
         let mut inner = self.lock();
-        inner.fault = fault;
-        inner.operations = 0;
-        inner.failed = None;
-    }
-
-    /// Which operation failed, on which name, since the fault was set.
-    #[must_use]
-    pub(crate) fn failed(&self) -> Option<(OpKind, CString)> {
-        self.lock().failed.clone()
+        let number = inner.all_below(side.root())[path];
+        inner.inodes.get_mut(&number).unwrap().mtime = mtime;
     }
 
     #[must_use]
-    pub(crate) fn root(&self) -> Handle {
-        let number = self.lock().open(ROOT);
-        Handle::virtual_number(number, self.dev)
+    pub(crate) fn seen(&self, side: Side) -> Tree {
+        self.lock().seen_below(side.root())
     }
 
-    /// Device and inode of the root.
     #[must_use]
-    pub(crate) fn root_identity(&self) -> (u64, u64) {
-        (self.dev, ROOT)
+    pub(crate) fn canary(&self) -> Tree {
+        self.lock().seen_below(CANARY)
     }
 
-    /// This tree from one shard.
     #[must_use]
-    pub(crate) fn mount(&self) -> Rc<dyn Fs> {
+    pub(crate) fn root(&self, side: Side) -> Handle {
+        let number = self.lock().open(side.root(), side, String::new());
+        Handle::virtual_number(number, side.dev())
+    }
+
+    /// Device and inode of a root.
+    #[must_use]
+    pub(crate) fn root_identity(side: Side) -> (u64, u64) {
+        (side.dev(), side.root())
+    }
+
+    /// One side from one shard.
+    #[must_use]
+    pub(crate) fn mount(&self, side: Side) -> Rc<dyn Fs> {
         Rc::new(Mount {
-            fs: self.clone(),
-            _not_send: RefCell::new(()),
+            world: self.clone(),
+            side,
         })
     }
 }
 
+struct Mount {
+    world: World,
+    side: Side,
+}
+
+impl Fs for Mount {
+    fn start(&self, op: Op) -> Pending {
+        let mut inner = self.world.lock();
+        let turns_late_max = inner.plan.turns_late_max;
+        if turns_late_max == 0 {
+            return Pending::ready(inner.run(self.side, op));
+        }
+        let turns_late = inner.rng.below(turns_late_max + 1);
+        let at_once = inner.rng.chance(50);
+        let (op, outcome) = if at_once {
+            (None, Some(inner.run(self.side, op)))
+        } else {
+            (Some(op), None)
+        };
+        Pending::Boxed(Box::pin(Late {
+            world: self.world.clone(),
+            side: self.side,
+            turns_late,
+            op,
+            outcome,
+        }))
+    }
+
+    fn is_slow(&self, _dev: u64) -> bool {
+        self.world.lock().plan.slow
+    }
+}
+
+/// An operation that takes its time: its effect comes at once or with its completion.
+struct Late {
+    world: World,
+    side: Side,
+    turns_late: usize,
+    op: Option<Op>,
+    outcome: Option<Outcome>,
+}
+
+impl Future for Late {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if self.turns_late > 0 {
+            self.turns_late -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(op) = self.op.take() {
+            let outcome = self.world.lock().run(self.side, op);
+            self.outcome = Some(outcome);
+        }
+        Poll::Ready(self.outcome.take().expect("polled after its end"))
+    }
+}
+
+impl Drop for Late {
+    /// What was started goes on to its end even when nobody waits for it.
+    fn drop(&mut self) {
+        if let Some(op) = self.op.take() {
+            let _ = self.world.lock().run(self.side, op);
+        }
+    }
+}
+
 impl Inner {
+    fn with(inodes: BTreeMap<u64, Inode>, next_inode: u64) -> Self {
+        Self {
+            inodes,
+            open: Vec::new(),
+            next_inode,
+            operations: 0,
+            ticks: 0,
+            dead: false,
+            plan: Plan::default(),
+            rng: Rng::new(0),
+            watch: Watch::default(),
+        }
+    }
+
+    fn now(&mut self) -> Time {
+        self.ticks += 1;
+        Time {
+            sec: BEGIN_SEC + self.ticks,
+            nsec: 1,
+        }
+    }
+
     fn insert(&mut self, inode: Inode) -> u64 {
         let number = self.next_inode;
         self.next_inode += 1;
@@ -217,43 +368,124 @@ impl Inner {
         number
     }
 
-    fn open(&mut self, inode: u64) -> u64 {
-        self.open.push((inode, 0));
+    fn attach(&mut self, dir: u64, name: CString, number: u64) {
+        let inode = self.inodes.get_mut(&number).unwrap();
+        inode.nlink += 1;
+        inode.parent = dir;
+        let dir = self.inodes.get_mut(&dir).unwrap();
+        dir.entries.insert(name, number);
+    }
+
+    /// The inodes below a root by path, the root included.
+    fn all_below(&self, root: u64) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        let mut rest = vec![(String::new(), root)];
+        while let Some((path, number)) = rest.pop() {
+            for (name, child) in &self.inodes[&number].entries {
+                rest.push((join(&path, name.to_str().unwrap()), *child));
+            }
+            all.insert(path, number);
+        }
+        all
+    }
+
+    fn seen_below(&self, root: u64) -> Tree {
+        let seen = |number| {
+            let inode: &Inode = &self.inodes[&number];
+            Seen {
+                kind: inode.kind,
+                mode: inode.mode,
+                uid: inode.uid,
+                gid: inode.gid,
+                mtime: inode.mtime,
+                data: inode.data.clone(),
+                rdev: inode.rdev,
+            }
+        };
+        let all = self.all_below(root).into_iter();
+        all.map(|(path, number)| (path, seen(number))).collect()
+    }
+
+    fn open(&mut self, inode: u64, side: Side, path: String) -> u64 {
+        let mtime = self.inodes[&inode].mtime;
+        self.open.push(Open {
+            inode,
+            side,
+            path,
+            mtime,
+            listed: None,
+        });
         self.open.len() as u64 - 1
     }
 
-    /// Counts an operation, and fails it when its turn has come.
-    fn count(&mut self, kind: OpKind, name: &CStr) -> Result<(), Errno> {
-        let number = self.operations;
-        self.operations += 1;
-        match self.fault {
-            Some(fault) if fault.at == number => {
-                self.failed = Some((kind, name.to_owned()));
-                Err(fault.errno)
-            }
-            _ => Ok(()),
-        }
+    fn opened(&self, handle: &Handle) -> &Open {
+        &self.open[usize::try_from(handle.number().unwrap()).unwrap()]
     }
 
     fn number_of(&self, handle: &Handle) -> u64 {
-        let slot = usize::try_from(handle.number().unwrap()).unwrap();
-        self.open[slot].0
+        self.opened(handle).inode
+    }
+
+    /// The path of a name below an open directory.
+    fn path_at(&self, at: &Handle, name: &CStr) -> String {
+        let dir = &self.opened(at).path;
+        match name.to_str().unwrap() {
+            "." => dir.clone(),
+            name => join(dir, name),
+        }
+    }
+
+    /// The directory that a name leads to, and the last component. The kernel goes wherever a name tells it to.
+    fn walk(&self, at: &Handle, name: &CStr) -> Result<(u64, CString), Errno> {
+        let (mut dir, mut rest) = (self.number_of(at), name.to_str().unwrap().to_owned());
+        for _ in 0..40 {
+            if let Some(absolute) = rest.strip_prefix('/') {
+                (dir, rest) = (WORLD, absolute.to_owned());
+            }
+            let Some((first, after)) = rest.split_once('/') else {
+                return match rest.as_str() {
+                    ".." => Ok((self.inodes[&dir].parent, c".".to_owned())),
+                    _ => Ok((dir, CString::new(rest).unwrap())),
+                };
+            };
+            let next = self.look_up(dir, &CString::new(first).unwrap())?;
+            let inode = &self.inodes[&next];
+            match inode.kind {
+                Kind::Dir => (dir, rest) = (next, after.to_owned()),
+                Kind::Symlink => {
+                    rest = format!("{}/{after}", String::from_utf8_lossy(&inode.data));
+                }
+                _ => return Err(Errno::ENOTDIR),
+            }
+        }
+        Err(Errno::ELOOP)
+    }
+
+    fn look_up(&self, dir: u64, name: &CStr) -> Result<u64, Errno> {
+        let inode = self.inodes.get(&dir).ok_or(Errno::ESTALE)?;
+        match name.to_str().unwrap() {
+            "." => Ok(dir),
+            ".." => Ok(inode.parent),
+            _ => inode.entries.get(name).copied().ok_or(Errno::ENOENT),
+        }
     }
 
     fn find(&self, at: &Handle, name: &CStr) -> Result<u64, Errno> {
-        let number = self.number_of(at);
-        if name == c"." {
-            return Ok(number);
-        }
-        let dir = self.inodes.get(&number).ok_or(Errno::ENOENT)?;
-        dir.entries.get(name).copied().ok_or(Errno::ENOENT)
+        let (dir, name) = self.walk(at, name)?;
+        self.look_up(dir, &name)
     }
 
     fn target(&self, target: &Target) -> Result<u64, Errno> {
         match target {
             Target::Open(handle) => Ok(self.number_of(handle)),
-            // No tree of the tests has symlinks that are followed.
-            Target::Name(at, name) | Target::Followed(at, name) => self.find(at, name),
+            Target::Name(at, name) => self.find(at, name),
+        }
+    }
+
+    fn path_of_target(&self, target: &Target) -> String {
+        match target {
+            Target::Open(handle) => self.opened(handle).path.clone(),
+            Target::Name(at, name) => self.path_at(at, name),
         }
     }
 
@@ -261,275 +493,452 @@ impl Inner {
         self.inodes.get_mut(&number).ok_or(Errno::ESTALE)
     }
 
-    fn link(&mut self, at: &Handle, name: CString, number: u64) -> Result<(), Errno> {
-        let dir = self.number_of(at);
-        let dir = self.inode(dir)?;
-        dir.mtime = NOW;
-        dir.entries.insert(name, number);
-        Ok(())
-    }
-
-    fn make(&mut self, at: &Handle, name: CString, inode: Inode) -> Result<u64, Errno> {
-        if self.find(at, &name).is_ok() {
-            return Err(Errno::EEXIST);
+    /// Counts an operation, lets happen what happens before it, and fails it when its turn has come.
+    fn admit(&mut self, side: Side, kind: OpKind, path: &str, subject: u64) -> Result<(), Errno> {
+        if self.dead {
+            return Err(Errno::EIO);
         }
-        let number = self.insert(inode);
-        self.link(at, name, number)?;
-        Ok(number)
-    }
-
-    fn unlink(&mut self, at: &Handle, name: &CStr, directory: bool) -> Result<(), Errno> {
-        let number = self.find(at, name)?;
-        let inode = self.inode(number)?;
-        match (inode.kind == Kind::Dir, directory) {
-            (true, false) => return Err(Errno::EISDIR),
-            (false, true) => return Err(Errno::ENOTDIR),
-            (true, true) if !inode.entries.is_empty() => return Err(Errno::ENOTEMPTY),
+        let at = self.operations;
+        if self.plan.crash_at == Some(at) {
+            self.dead = true;
+            return Err(Errno::EIO);
+        }
+        self.operations += 1;
+        self.change_now_and_then();
+        let Some(errno) = self.plan.errno(&mut self.rng, at, side, kind, subject) else {
+            return Ok(());
+        };
+        match (side, kind) {
+            (Side::Source, OpKind::Stat) => {
+                self.watch.unstatted.insert(path.to_owned());
+            }
+            (Side::Source, OpKind::OpenDir | OpKind::ReadDir) => {
+                self.watch.listed.insert(path.to_owned(), Listed::Failed);
+            }
             _ => {}
         }
-        let dir = self.number_of(at);
-        let dir = self.inode(dir)?;
-        dir.mtime = NOW;
-        dir.entries.remove(name);
-        Ok(())
+        let path = path.to_owned();
+        self.watch.injected.push(Injected {
+            at,
+            side,
+            kind,
+            path,
+            errno,
+        });
+        Err(errno)
     }
 
-    fn meta(&self, number: u64, dev: u64) -> Result<Meta, Errno> {
-        let inode = self.inodes.get(&number).ok_or(Errno::ENOENT)?;
-        Ok(Meta {
-            kind: inode.kind,
-            mode: inode.mode,
-            uid: inode.uid,
-            gid: inode.gid,
-            nlink: 1,
-            size: inode.data.len() as u64,
-            mtime: inode.mtime,
-            ino: number,
-            dev,
-            rdev: inode.rdev,
-            has_holes: false,
-        })
-    }
-
-    fn read_dir(&mut self, dir: &Handle, mut listing: Listing) -> Result<Reply, Errno> {
-        let slot = usize::try_from(dir.number().unwrap()).unwrap();
-        let (number, listed) = self.open[slot];
-        let inode = self.inode(number)?.clone();
-        let mut more = false;
-        for (name, child) in inode.entries.iter().skip(listed).take(NAMES_PER_READ) {
-            let kind = self.inodes[child].kind;
-            listing.push(name, *child, Some(kind));
-            self.open[slot].1 += 1;
-            more = true;
-        }
-        Ok(Reply::Listed { listing, more })
-    }
-
-    fn set_attrs(&mut self, inode: &Handle, change: &Change) -> Result<Reply, Errno> {
-        let number = self.number_of(inode);
-        let inode = self.inode(number)?;
-        inode.uid = change.uid.unwrap_or(inode.uid);
-        inode.gid = change.gid.unwrap_or(inode.gid);
-        inode.mode = change.mode.unwrap_or(inode.mode);
-        inode.mtime = change.mtime.unwrap_or(inode.mtime);
-        Ok(Reply::Done)
-    }
-
-    fn write(&mut self, file: &Handle, bytes: &[u8], offset: u64) -> Result<(), Errno> {
-        let number = self.number_of(file);
-        let inode = self.inode(number)?;
-        let (start, end) = (usize::try_from(offset).unwrap(), bytes.len());
-        inode.data.resize(inode.data.len().max(start + end), 0);
-        inode.data[start..start + end].copy_from_slice(bytes);
-        inode.mtime = NOW;
-        Ok(())
-    }
-}
-
-struct Mount {
-    fs: SimFs,
-    _not_send: RefCell<()>,
-}
-
-impl Fs for Mount {
-    fn start(&self, op: Op) -> Pending {
-        let kind = op.kind();
-        let outcome = self.run(op).map_err(|errno| OpError { kind, errno });
-        Pending::ready(outcome)
-    }
-
-    fn is_slow(&self, _dev: u64) -> bool {
-        false
-    }
-}
-
-impl Mount {
-    fn opened(&self, inner: &mut Inner, number: u64) -> Result<Reply, Errno> {
-        let meta = inner.meta(number, self.fs.dev)?;
-        let handle = Handle::virtual_number(inner.open(number), self.fs.dev);
-        Ok(Reply::Opened(handle, meta))
-    }
-
-    #[allow(clippy::too_many_lines)] // One arm for each operation.
-    fn run(&self, op: Op) -> Result<Reply, Errno> {
-        let inner = &mut *self.fs.lock();
-        let dev = self.fs.dev;
+    fn run(&mut self, side: Side, op: Op) -> Outcome {
         let kind = op.kind();
         match op {
             Op::StatMany {
                 dir,
                 listing,
                 range,
-            } => Ok(stat_many(inner, dev, &dir, listing, range)),
-            Op::OpenDir { at, name, .. } => {
-                inner.count(kind, &name)?;
-                let number = inner.find(&at, &name)?;
-                if inner.inode(number)?.kind != Kind::Dir {
+            } => Ok(self.stat_many(side, &dir, listing, range)),
+            Op::SetAttrs { target, change } => self.set_attrs(side, &target, &change),
+            op => {
+                let failed = |errno| OpError { kind, errno };
+                let (path, subject) = self.subject(side, &op);
+                self.admit(side, kind, &path, subject).map_err(failed)?;
+                self.perform(side, op, &path).map_err(failed)
+            }
+        }
+    }
+
+    /// What an operation works on: its path, and the inode by which sticky faults know it.
+    fn subject(&mut self, side: Side, op: &Op) -> (String, u64) {
+        let (handle, name) = match op {
+            Op::OpenDir { at, name }
+            | Op::Open { at, name }
+            | Op::Create { at, name, .. }
+            | Op::MakeDir { at, name, .. }
+            | Op::MakeNode { at, name, .. }
+            | Op::MakeSymlink { at, name, .. }
+            | Op::ReadLink { at, name }
+            | Op::Unlink { at, name }
+            | Op::RemoveDir { at, name }
+            | Op::Rename { at, to: name, .. }
+            | Op::Link {
+                to: at,
+                to_name: name,
+                ..
+            } => (at, Some(name)),
+            Op::ReadDir { dir, .. } => (dir, None),
+            Op::Read { file, .. }
+            | Op::Write { file, .. }
+            | Op::Close { file }
+            | Op::Truncate { file, .. } => (file, None),
+            Op::CopyRange { to, .. } | Op::Clone { to, .. } => (to, None),
+            Op::Stat { target } => match target {
+                Target::Open(handle) => (handle, None),
+                Target::Name(at, name) => (at, Some(name)),
+            },
+            other => panic!("the engine does not use {:?} here", other.kind()),
+        };
+        if self.opened(handle).side != side {
+            let path = &self.opened(handle).path;
+            let text = format!("{:?} of {path} on the wrong side", op.kind());
+            self.watch.violation(text);
+        }
+        let Some(name) = name else {
+            return (self.opened(handle).path.clone(), self.number_of(handle));
+        };
+        let subject = self.find(handle, name).unwrap_or(self.number_of(handle));
+        (self.path_at(handle, name), subject)
+    }
+
+    fn meta(&self, number: u64, side: Side) -> Result<Meta, Errno> {
+        let inode = self.inodes.get(&number).ok_or(Errno::ESTALE)?;
+        Ok(Meta {
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            nlink: inode.nlink,
+            size: inode.data.len() as u64,
+            mtime: inode.mtime,
+            ino: number,
+            dev: side.dev(),
+            rdev: inode.rdev,
+        })
+    }
+
+    fn reply_opened(&mut self, number: u64, side: Side, path: &str) -> Result<Reply, Errno> {
+        let meta = self.meta(number, side)?;
+        let handle = self.open(number, side, path.to_owned());
+        Ok(Reply::Opened(
+            Handle::virtual_number(handle, side.dev()),
+            meta,
+        ))
+    }
+
+    fn perform(&mut self, side: Side, op: Op, path: &str) -> Result<Reply, Errno> {
+        let kind = op.kind();
+        match op {
+            Op::OpenDir { at, name } => {
+                let number = self.find(&at, &name)?;
+                if self.inode(number)?.kind != Kind::Dir {
                     return Err(Errno::ENOTDIR);
                 }
-                self.opened(inner, number)
+                if side == Side::Source {
+                    self.watch.listed.insert(path.to_owned(), Listed::Begun);
+                }
+                self.reply_opened(number, side, path)
             }
-            Op::Open { at, name, .. } | Op::OpenPlace { at, name } => {
-                inner.count(kind, &name)?;
-                let number = inner.find(&at, &name)?;
-                self.opened(inner, number)
+            Op::Open { at, name } => {
+                let number = self.find(&at, &name)?;
+                match self.inode(number)?.kind {
+                    Kind::Symlink => Err(Errno::ELOOP),
+                    Kind::Socket => Err(Errno::ENXIO),
+                    _ => self.reply_opened(number, side, path),
+                }
             }
-            Op::Create { at, name, mode } => {
-                inner.count(kind, &name)?;
-                let number = inner.make(&at, name, Inode::new(Kind::File, mode))?;
-                self.opened(inner, number)
-            }
-            Op::ReadDir { dir, listing } => {
-                inner.count(kind, c"")?;
-                inner.read_dir(&dir, listing)
-            }
+            Op::ReadDir { dir, listing } => self.read_dir(&dir, listing),
             Op::Stat { target } => {
-                inner.count(kind, c"")?;
-                let number = inner.target(&target)?;
-                inner.meta(number, dev).map(Reply::Meta)
+                let number = self.target(&target)?;
+                self.meta(number, side).map(Reply::Meta)
             }
             Op::Read {
                 file,
-                mut buffer,
+                buffer,
                 offset,
-            } => {
-                inner.count(kind, c"")?;
-                let number = inner.number_of(&file);
-                let data = &inner.inode(number)?.data;
-                let start = usize::try_from(offset).unwrap().min(data.len());
-                let count = (data.len() - start).min(buffer.len()).min(BYTES_PER_CALL);
-                buffer[..count].copy_from_slice(&data[start..start + count]);
-                Ok(Reply::Moved(buffer, count))
+            } => self.read(&file, buffer, offset),
+            Op::ReadLink { at, name } => {
+                let number = self.find(&at, &name)?;
+                let inode = self.inode(number)?;
+                if inode.kind != Kind::Symlink {
+                    return Err(Errno::EINVAL);
+                }
+                Ok(Reply::Link(CString::new(inode.data.clone()).unwrap()))
             }
+            Op::Close { .. } => Ok(Reply::Done),
+            op => {
+                self.watch_change(side, kind, path);
+                self.change_names(side, op, path)
+            }
+        }
+    }
+
+    /// The operations that make, remove and rename.
+    fn change_names(&mut self, side: Side, op: Op, path: &str) -> Result<Reply, Errno> {
+        let now = self.now();
+        match op {
+            Op::Create { at, name, mode } => {
+                let number = self.make(&at, &name, Inode::new(Kind::File, mode, now))?;
+                return self.reply_opened(number, side, path);
+            }
+            Op::MakeDir { at, name, mode } => {
+                self.make(&at, &name, Inode::new(Kind::Dir, mode, now))?;
+            }
+            Op::MakeNode {
+                at,
+                name,
+                kind,
+                mode,
+                rdev,
+            } => {
+                let mut inode = Inode::new(kind, mode, now);
+                inode.rdev = rdev;
+                self.make(&at, &name, inode)?;
+            }
+            Op::MakeSymlink { at, name, target } => {
+                let mut inode = Inode::new(Kind::Symlink, 0o777, now);
+                inode.data = target.into_bytes();
+                self.make(&at, &name, inode)?;
+            }
+            Op::Unlink { at, name } => self.unlink(&at, &name, false, path)?,
+            Op::RemoveDir { at, name } => self.unlink(&at, &name, true, path)?,
+            Op::Rename { at, from, to } => self.rename(&at, &from, &to, path)?,
+            op => return self.change_data(op),
+        }
+        Ok(Reply::Done)
+    }
+
+    /// The operations that change bytes.
+    fn change_data(&mut self, op: Op) -> Result<Reply, Errno> {
+        match op {
             Op::Write {
                 file,
                 buffer,
                 range,
                 offset,
             } => {
-                inner.count(kind, c"")?;
-                let count = range.len().min(BYTES_PER_CALL);
+                let count = range.len().min(self.plan.bytes_per_call);
                 let bytes = &buffer[range.start..range.start + count];
-                inner.write(&file, bytes, offset)?;
+                self.write(&file, bytes, offset)?;
                 Ok(Reply::Moved(buffer, count))
             }
-            Op::CopyRange { .. } | Op::Clone { .. } => {
-                inner.count(kind, c"")?;
-                Err(Errno::EOPNOTSUPP)
+            Op::CopyRange {
+                from,
+                to,
+                offset,
+                len,
+            } if self.plan.copies => {
+                let data = &self.inodes[&self.number_of(&from)].data;
+                let start = usize::try_from(offset).unwrap().min(data.len());
+                let len = usize::try_from(len).unwrap();
+                let count = len.min(data.len() - start).min(self.plan.bytes_per_call);
+                let bytes = data[start..start + count].to_vec();
+                self.write(&to, &bytes, offset)?;
+                Ok(Reply::Copied(count as u64))
             }
-            Op::ReadLink { at, name } => {
-                inner.count(kind, &name)?;
-                let number = inner.find(&at, &name)?;
-                let target = inner.inode(number)?.data.clone();
-                Ok(Reply::Link(CString::new(target).unwrap()))
+            Op::Clone { from, to } if self.plan.clones => {
+                let data = self.inodes[&self.number_of(&from)].data.clone();
+                self.write(&to, &data, 0)?;
+                Ok(Reply::Done)
             }
-            Op::SetAttrs { inode, change } => {
-                inner.count(kind, c"")?;
-                inner.set_attrs(&inode, &change)
+            Op::CopyRange { .. } | Op::Clone { .. } => Err(Errno::EOPNOTSUPP),
+            Op::Truncate { file, len } => {
+                let now = self.now();
+                let number = self.number_of(&file);
+                let inode = self.inode(number)?;
+                inode.data.resize(usize::try_from(len).unwrap(), 0);
+                inode.mtime = now;
+                Ok(Reply::Done)
             }
-            Op::ReadXattrs { .. } => {
-                inner.count(kind, c"")?;
-                Ok(Reply::Xattrs(Xattrs::default()))
-            }
-            op => namespace(inner, kind, op).map(|()| Reply::Done),
+            other => panic!("the engine does not use {:?}", other.kind()),
         }
     }
-}
 
-fn stat_many(
-    inner: &mut Inner,
-    dev: u64,
-    dir: &Handle,
-    mut listing: Listing,
-    range: std::ops::Range<usize>,
-) -> Reply {
-    for at in range {
-        if listing.entries[at].state != State::Wanted {
-            continue;
+    fn read(&mut self, file: &Handle, mut buffer: Vec<u8>, offset: u64) -> Result<Reply, Errno> {
+        let per_call = self.plan.bytes_per_call;
+        let number = self.number_of(file);
+        let inode = self.inode(number)?;
+        if inode.kind == Kind::Dir {
+            return Err(Errno::EISDIR);
         }
-        let name = listing.name(&listing.entries[at]).to_owned();
-        let result = inner
-            .count(OpKind::Stat, &name)
-            .and_then(|()| inner.find(dir, &name))
-            .and_then(|number| inner.meta(number, dev));
-        let entry = &mut listing.entries[at];
-        match result {
-            Ok(meta) => entry.fill(&meta),
-            Err(errno) => entry.state = State::Failed(u16::try_from(errno as i32).unwrap()),
-        }
+        let data = &inode.data;
+        let start = usize::try_from(offset).unwrap().min(data.len());
+        let count = (data.len() - start).min(buffer.len()).min(per_call);
+        buffer[..count].copy_from_slice(&data[start..start + count]);
+        Ok(Reply::Moved(buffer, count))
     }
-    let more = false;
-    Reply::Listed { listing, more }
-}
 
-/// The operations that change names or hand back nothing.
-fn namespace(inner: &mut Inner, kind: OpKind, op: Op) -> Result<(), Errno> {
-    match op {
-        Op::Close { .. } => inner.count(kind, c""),
-        Op::MakeDir { at, name, mode } => {
-            inner.count(kind, &name)?;
-            inner.make(&at, name, Inode::new(Kind::Dir, mode)).map(drop)
+    fn write(&mut self, file: &Handle, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+        let now = self.now();
+        let number = self.number_of(file);
+        let inode = self.inode(number)?;
+        let (start, end) = (usize::try_from(offset).unwrap(), bytes.len());
+        inode.data.resize(inode.data.len().max(start + end), 0);
+        inode.data[start..start + end].copy_from_slice(bytes);
+        inode.mtime = now;
+        Ok(())
+    }
+
+    /// A directory that can take names, by number.
+    fn dir_to_change(&mut self, number: u64) -> Result<&mut Inode, Errno> {
+        let now = self.now();
+        let dir = self.inode(number)?;
+        if dir.kind != Kind::Dir {
+            return Err(Errno::ENOTDIR);
         }
-        Op::MakeNode {
-            at,
-            name,
-            kind: node_kind,
-            mode,
-            rdev,
-        } => {
-            inner.count(kind, &name)?;
-            let mut inode = Inode::new(node_kind, mode);
-            inode.rdev = rdev;
-            inner.make(&at, name, inode).map(drop)
+        if dir.nlink == 0 {
+            return Err(Errno::ENOENT);
         }
-        Op::MakeSymlink { at, name, target } => {
-            inner.count(kind, &name)?;
-            let mut inode = Inode::new(Kind::Symlink, 0o777);
-            inode.data = target.into_bytes();
-            inner.make(&at, name, inode).map(drop)
+        dir.mtime = now;
+        Ok(dir)
+    }
+
+    fn make(&mut self, at: &Handle, name: &CStr, inode: Inode) -> Result<u64, Errno> {
+        let (dir, name) = self.walk(at, name)?;
+        if self.look_up(dir, &name).is_ok() {
+            return Err(Errno::EEXIST);
         }
-        Op::Unlink { at, name } => {
-            inner.count(kind, &name)?;
-            inner.unlink(&at, &name, false)
+        self.dir_to_change(dir)?;
+        let number = self.insert(inode);
+        self.attach(dir, name, number);
+        Ok(number)
+    }
+
+    fn unlink(
+        &mut self,
+        at: &Handle,
+        name: &CStr,
+        directory: bool,
+        path: &str,
+    ) -> Result<(), Errno> {
+        let (dir, name) = self.walk(at, name)?;
+        let number = self.look_up(dir, &name)?;
+        let inode = self.inode(number)?;
+        let kind = inode.kind;
+        match (kind == Kind::Dir, directory) {
+            (true, false) => return Err(Errno::EISDIR),
+            (false, true) => return Err(Errno::ENOTDIR),
+            (true, true) if !inode.entries.is_empty() => return Err(Errno::ENOTEMPTY),
+            _ => {}
         }
-        Op::RemoveDir { at, name } => {
-            inner.count(kind, &name)?;
-            inner.unlink(&at, &name, true)
+        inode.nlink -= 1;
+        self.watch_removal(path, kind);
+        self.dir_to_change(dir)?.entries.remove(&name);
+        Ok(())
+    }
+
+    fn rename(&mut self, at: &Handle, from: &CStr, to: &CStr, path: &str) -> Result<(), Errno> {
+        let (from_dir, from) = self.walk(at, from)?;
+        let (to_dir, to) = self.walk(at, to)?;
+        let number = self.look_up(from_dir, &from)?;
+        let is_dir = self.inode(number)?.kind == Kind::Dir;
+        if let Ok(replaced) = self.look_up(to_dir, &to) {
+            if replaced == number {
+                // Two names of one inode: nothing happens, as POSIX wants it.
+                return Ok(());
+            }
+            let inode = self.inode(replaced)?;
+            match (inode.kind == Kind::Dir, is_dir) {
+                (true, false) => return Err(Errno::EISDIR),
+                (false, true) => return Err(Errno::ENOTDIR),
+                (true, true) if !inode.entries.is_empty() => return Err(Errno::ENOTEMPTY),
+                _ => inode.nlink -= 1,
+            }
         }
-        Op::Rename { at, from, to } => {
-            inner.count(kind, &to)?;
-            let number = inner.find(&at, &from)?;
-            let dir = inner.number_of(&at);
-            inner.inode(dir)?.entries.remove(&from);
-            inner.link(&at, to, number)
+        self.watch_install(number, path);
+        self.dir_to_change(from_dir)?.entries.remove(&from);
+        self.dir_to_change(to_dir)?.entries.insert(to, number);
+        self.inode(number)?.parent = to_dir;
+        Ok(())
+    }
+
+    fn read_dir(&mut self, dir: &Handle, mut listing: Listing) -> Result<Reply, Errno> {
+        let slot = usize::try_from(dir.number().unwrap()).unwrap();
+        let Open {
+            inode,
+            side,
+            path,
+            mtime,
+            listed,
+        } = self.open[slot].clone();
+        let Inode {
+            entries,
+            mtime: now,
+            ..
+        } = self.inode(inode)?.clone();
+        let after = |name: &CStr| listed.as_deref().is_none_or(|last| name > last);
+        let next: Vec<(&CString, &u64)> = entries
+            .iter()
+            .filter(|(name, _)| after(name))
+            .take(self.plan.names_per_read)
+            .collect();
+        for (name, child) in &next {
+            self.open[slot].listed = Some((*name).clone());
+            if mtime != now && self.rng.below(1000) < self.plan.omissions {
+                self.watch.omitted += 1;
+                continue;
+            }
+            let told = match self.plan.types {
+                Types::Told => true,
+                Types::Sometimes => *child % 2 == 0,
+                Types::Unknown => false,
+            };
+            let kind = told.then(|| self.inodes[child].kind);
+            listing.push(name, **child, kind);
+            if self.rng.below(1000) < self.plan.repeats {
+                self.watch.repeated += 1;
+                listing.push(name, **child, kind);
+            }
         }
-        Op::Truncate { file, len } => {
-            inner.count(kind, c"")?;
-            let number = inner.number_of(&file);
-            let inode = inner.inode(number)?;
-            inode.data.resize(usize::try_from(len).unwrap(), 0);
+        let more = !next.is_empty();
+        if side == Side::Source && !more {
+            self.watch.listed.insert(path, Listed::Complete);
+        }
+        Ok(Reply::Listed { listing, more })
+    }
+
+    fn stat_many(
+        &mut self,
+        side: Side,
+        dir: &Handle,
+        mut listing: Listing,
+        range: std::ops::Range<usize>,
+    ) -> Reply {
+        for at in range {
+            if listing.entries[at].state != State::Wanted {
+                continue;
+            }
+            let name = listing.name(&listing.entries[at]).to_owned();
+            let path = self.path_at(dir, &name);
+            let subject = self.find(dir, &name).unwrap_or(0);
+            let result = self
+                .admit(side, OpKind::Stat, &path, subject)
+                .and_then(|()| self.find(dir, &name))
+                .and_then(|number| self.meta(number, side));
+            let entry = &mut listing.entries[at];
+            match result {
+                Ok(meta) => entry.fill(&meta),
+                Err(errno) => entry.state = State::Failed(u16::try_from(errno as i32).unwrap()),
+            }
+        }
+        let more = false;
+        Reply::Listed { listing, more }
+    }
+
+    /// One system call after another, each of which may fail.
+    fn set_attrs(&mut self, side: Side, target: &Target, change: &Change) -> Outcome {
+        let path = self.path_of_target(target);
+        let step = |world: &mut Self, kind: OpKind, set: &dyn Fn(&mut Inode)| {
+            let failed = |errno| OpError { kind, errno };
+            let subject = world.target(target).unwrap_or(0);
+            world.admit(side, kind, &path, subject).map_err(failed)?;
+            world.watch_change(side, kind, &path);
+            let number = world.target(target).map_err(failed)?;
+            set(world.inode(number).map_err(failed)?);
             Ok(())
+        };
+        if change.uid.is_some() || change.gid.is_some() {
+            step(self, OpKind::SetOwner, &|inode| {
+                inode.uid = change.uid.unwrap_or(inode.uid);
+                inode.gid = change.gid.unwrap_or(inode.gid);
+                if inode.kind != Kind::Dir && inode.kind != Kind::Symlink {
+                    inode.mode &= !0o6000;
+                }
+            })?;
         }
-        other => panic!("the engine does not use {:?}", other.kind()),
+        if let Some(mode) = change.mode {
+            step(self, OpKind::SetMode, &|inode| inode.mode = mode)?;
+        }
+        if let Some(mtime) = change.mtime {
+            step(self, OpKind::SetTimes, &|inode| inode.mtime = mtime)?;
+        }
+        Ok(Reply::Done)
     }
 }

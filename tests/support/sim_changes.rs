@@ -1,0 +1,157 @@
+//! Other processes of a simulated world, which change trees while the engine works on them.
+
+use std::ffi::CString;
+
+use ringsync::error::Side;
+use ringsync::model::Kind;
+
+use super::watch::{basename, parent};
+use super::{CANARY_PATH, Inner, Inode, Rooted};
+
+const NAMES: [&str; 6] = ["a", "b", "c", "new", "other", "z"];
+
+impl Inner {
+    /// Now and then, something changes before an operation.
+    pub(super) fn change_now_and_then(&mut self) {
+        for (side, rate) in [
+            (Side::Source, self.plan.source_changes),
+            (Side::Destination, self.plan.dest_changes),
+        ] {
+            if rate > 0 && self.rng.below(1000) < rate {
+                self.change(side);
+            }
+        }
+    }
+
+    fn change(&mut self, side: Side) {
+        let all = self.all_below(side.root());
+        let paths: Vec<&String> = all.keys().filter(|path| !path.is_empty()).collect();
+        let path = if paths.is_empty() {
+            String::new()
+        } else {
+            (*self.rng.pick(&paths)).clone()
+        };
+        self.watch.changes_made += 1;
+        match self.rng.below(8) {
+            0 | 1 if !path.is_empty() => self.take_out(side, &path),
+            2 | 3 if !path.is_empty() => self.rewrite(side, &path, all[&path]),
+            4 if !path.is_empty() => self.supplant(side, &path),
+            5 if !path.is_empty() => self.move_away(side, &path, all[&path]),
+            _ => self.appear(side),
+        }
+        if side == Side::Source {
+            self.note_contents();
+        }
+    }
+
+    fn put(&mut self, side: Side, path: &str, number: u64) {
+        let dir = self.all_below(side.root())[parent(path)];
+        let now = self.now();
+        let name = CString::new(basename(path)).unwrap();
+        let inode = self.inodes.get_mut(&dir).unwrap();
+        inode.mtime = now;
+        inode.entries.insert(name, number);
+        let inode = self.inodes.get_mut(&number).unwrap();
+        inode.parent = dir;
+        inode.nlink = 1;
+        if side == Side::Source {
+            self.watch.source_changed(path);
+        }
+    }
+
+    fn take_out(&mut self, side: Side, path: &str) {
+        let dir = self.all_below(side.root())[parent(path)];
+        let now = self.now();
+        let name = CString::new(basename(path)).unwrap();
+        let inode = self.inodes.get_mut(&dir).unwrap();
+        inode.mtime = now;
+        let number = inode.entries.remove(&name).unwrap();
+        self.forget_tree(number);
+        if side == Side::Source {
+            self.watch.source_changed(path);
+        }
+    }
+
+    /// What was unlinked with a tree takes no new names.
+    fn forget_tree(&mut self, number: u64) {
+        let children: Vec<u64> = self.inodes[&number].entries.values().copied().collect();
+        for child in children {
+            self.forget_tree(child);
+        }
+        let inode = self.inodes.get_mut(&number).unwrap();
+        inode.nlink = 0;
+        inode.entries.clear();
+    }
+
+    /// In place: other bytes, another size more often than not.
+    fn rewrite(&mut self, side: Side, path: &str, number: u64) {
+        let now = self.now();
+        let keep_len = self.rng.chance(30);
+        let len = self.rng.below(40);
+        let inode = self.inodes.get_mut(&number).unwrap();
+        match inode.kind {
+            Kind::File => {
+                let len = if keep_len { inode.data.len() } else { len };
+                inode.data = self.rng.bytes(len);
+            }
+            _ => inode.mode ^= 0o011,
+        }
+        inode.mtime = now;
+        if side == Side::Source && inode.kind != Kind::Dir {
+            self.watch.source_changed(path);
+        }
+    }
+
+    fn supplant(&mut self, side: Side, path: &str) {
+        self.take_out(side, path);
+        let number = self.random_inode();
+        self.put(side, path, number);
+    }
+
+    fn appear(&mut self, side: Side) {
+        let all = self.all_below(side.root());
+        let dirs: Vec<&String> = all
+            .iter()
+            .filter(|(_, number)| self.inodes[number].kind == Kind::Dir)
+            .map(|(path, _)| path)
+            .collect();
+        let dir = (*self.rng.pick(&dirs)).clone();
+        let path = super::join(&dir, NAMES[self.rng.below(NAMES.len())]);
+        if !all.contains_key(&path) {
+            let number = self.random_inode();
+            self.put(side, &path, number);
+        }
+    }
+
+    /// To another name in the same directory, which a listing may have passed already.
+    fn move_away(&mut self, side: Side, path: &str, number: u64) {
+        let to = super::join(parent(path), NAMES[self.rng.below(NAMES.len())]);
+        if self.all_below(side.root()).contains_key(&to) {
+            return;
+        }
+        let dir = self.inodes[&number].parent;
+        let name = CString::new(basename(path)).unwrap();
+        self.inodes.get_mut(&dir).unwrap().entries.remove(&name);
+        self.put(side, &to, number);
+        if side == Side::Source {
+            self.watch.source_changed(path);
+        }
+    }
+
+    fn random_inode(&mut self) -> u64 {
+        let now = self.now();
+        let kind = *self
+            .rng
+            .pick(&[Kind::File, Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo]);
+        let mut inode = Inode::new(kind, 0o755, now);
+        inode.data = match kind {
+            Kind::File => {
+                let len = self.rng.below(40);
+                self.rng.bytes(len)
+            }
+            Kind::Symlink => CANARY_PATH.as_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        self.insert(inode)
+    }
+}

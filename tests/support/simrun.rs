@@ -1,0 +1,107 @@
+//! Runs the engine in a simulated world.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use ringsync::error::{Class, Error, Side};
+use ringsync::io::EngineChoice;
+use ringsync::model::{Item, Policy, Sink};
+use ringsync::report::{ErrorCounts, summary};
+use ringsync::run::{Delete, FsMaker, Job, Outcome, Roots, Run, Task, limits};
+use ringsync::transfer::{Reflink, WriteMode};
+
+use super::simfs::World;
+
+#[derive(Default)]
+pub(crate) struct Collect {
+    errors: Mutex<Vec<Error>>,
+    wants_items: bool,
+}
+
+impl Sink for Collect {
+    fn error(&self, error: Error) {
+        self.errors.lock().unwrap().push(error);
+    }
+
+    fn item(&self, _item: Item) {}
+
+    fn wants_items(&self) -> bool {
+        self.wants_items
+    }
+}
+
+/// How a run ended.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) errors: Vec<Error>,
+    pub(crate) exit_code: u8,
+}
+
+pub(crate) fn job(delete: Delete) -> Job {
+    Job {
+        task: Task::Sync,
+        source: PathBuf::from("source"),
+        dest: Some(PathBuf::from("dest")),
+        policy: Policy::archive(),
+        delete,
+        delete_max: None,
+        force: false,
+        dry_run: false,
+        one_file_system: false,
+        write_mode: WriteMode::Atomic,
+        reflink: Reflink::Auto,
+        engine: EngineChoice::Inline,
+        io_depth: 16,
+        // One shard: the order of operations is the same in every run.
+        cpus: limits::allowed_cpus()[..1].to_vec(),
+        dirs_max: 4,
+        descriptors_max: 1000,
+        privileged: true,
+        own_ids: (0, 0),
+        umask: 0o022,
+    }
+}
+
+pub(crate) fn roots(world: &World) -> Roots {
+    let of_shards = world.clone();
+    let fs: FsMaker = Arc::new(move || {
+        Ok((
+            of_shards.mount(Side::Source),
+            of_shards.mount(Side::Destination),
+        ))
+    });
+    Roots {
+        source: world.root(Side::Source),
+        dest: Some(world.root(Side::Destination)),
+        dest_identity: Some(World::root_identity(Side::Destination)),
+        fs,
+    }
+}
+
+pub(crate) fn sync(world: &World, job: Job) -> Ended {
+    sync_telling(world, job, true)
+}
+
+/// The same, where somebody looks at each change or nobody does.
+pub(crate) fn sync_telling(world: &World, job: Job, wants_items: bool) -> Ended {
+    let run = Run::with_roots(job, roots(world));
+    let collect = Arc::new(Collect {
+        wants_items,
+        ..Collect::default()
+    });
+    let sink: Arc<dyn Sink> = collect.clone();
+    let outcome = run.execute(&sink).unwrap();
+    let errors = collect.errors.lock().unwrap().clone();
+    let count = |class| errors.iter().filter(|error| error.class() == class).count() as u64;
+    let counts = ErrorCounts {
+        vanished: count(Class::Vanished),
+        entry: count(Class::Entry),
+        fatal: count(Class::Fatal),
+        unprinted: 0,
+    };
+    Ended {
+        exit_code: summary::exit_code(Task::Sync, &outcome, &counts),
+        outcome,
+        errors,
+    }
+}
