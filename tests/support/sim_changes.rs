@@ -5,7 +5,7 @@ use std::ffi::CString;
 use ringsync::error::Side;
 use ringsync::model::Kind;
 
-use super::watch::{basename, parent};
+use super::watch::{basename, is_temp, parent};
 use super::{CANARY_PATH, Inner, Inode, Rooted};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "new", "other", "z"];
@@ -25,7 +25,9 @@ impl Inner {
 
     fn change(&mut self, side: Side) {
         let all = self.all_below(side.root());
-        let paths: Vec<&String> = all.keys().filter(|path| !path.is_empty()).collect();
+        // A file that another process writes under its temporary name is nobody else's to change.
+        let mine = |path: &&String| !path.is_empty() && !is_temp(path);
+        let paths: Vec<&String> = all.keys().filter(mine).collect();
         let path = if paths.is_empty() {
             String::new()
         } else {
@@ -94,6 +96,7 @@ impl Inner {
                 let len = if keep_len { inode.data.len() } else { len };
                 inode.data = self.rng.bytes(len);
             }
+            Kind::Symlink => {}
             _ => inode.mode ^= 0o011,
         }
         inode.mtime = now;

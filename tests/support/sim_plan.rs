@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) faults: usize,
     /// Chosen combinations of an inode and an operation fail whenever they meet.
     pub(crate) sticky_faults: usize,
+    /// Random faults hit this kind of operation only.
+    pub(crate) only: Option<OpKind>,
     /// Faults may be of the kind that ends a run.
     pub(crate) fatal_faults: bool,
     /// Faults whose victim cannot tell them from another process at work.
@@ -71,6 +73,7 @@ impl Default for Plan {
             fault: None,
             faults: 0,
             sticky_faults: 0,
+            only: None,
             fatal_faults: false,
             racing_faults: false,
             source_changes: 0,
@@ -107,6 +110,9 @@ impl Plan {
         {
             return Some(fault.errno);
         }
+        if self.only.is_some_and(|only| only != kind) {
+            return None;
+        }
         if self.faults > 0 && rng.below(1000) < self.faults {
             return self.pick(rng, side, kind);
         }
@@ -124,8 +130,7 @@ impl Plan {
         let allowed = |errno: &Errno| {
             let fatal = side == Side::Destination
                 && matches!(errno, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS);
-            (self.fatal_faults || !fatal)
-                && (self.racing_faults || !needs_a_race(side, kind, *errno))
+            (self.fatal_faults || !fatal) && (self.racing_faults || !needs_a_race(side, *errno))
         };
         let errnos: Vec<Errno> = errnos(side, kind).filter(allowed).collect();
         (!errnos.is_empty()).then(|| *rng.pick(&errnos))
@@ -133,10 +138,10 @@ impl Plan {
 }
 
 /// Errors that say that the name is not what it was a moment ago, where the engine has to believe it.
-fn needs_a_race(side: Side, kind: OpKind, errno: Errno) -> bool {
+fn needs_a_race(side: Side, errno: Errno) -> bool {
     match errno {
         Errno::EEXIST | Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY => true,
-        Errno::ENOENT => side == Side::Destination && kind != OpKind::Unlink,
+        Errno::ENOENT => side == Side::Destination,
         _ => false,
     }
 }

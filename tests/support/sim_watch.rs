@@ -1,6 +1,7 @@
 //! Looks over the shoulder of everyone who works in a simulated world, and notes what must never be done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use nix::errno::Errno;
 use ringsync::error::{OpKind, Side};
@@ -18,6 +19,19 @@ pub(crate) struct Injected {
     /// Relative to the side's root.
     pub(crate) path: String,
     pub(crate) errno: Errno,
+}
+
+impl fmt::Display for Injected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at,
+            side,
+            kind,
+            path,
+            errno,
+        } = self;
+        write!(f, "{at}: {kind:?} of {side:?} {path:?} gave {errno:?}")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +94,11 @@ pub(crate) fn is_within(path: &str, above: &str) -> bool {
 }
 
 impl Watch {
+    /// Whether the source had this path all the time, and all directories above it.
+    pub(crate) fn is_stable(&self, path: &str) -> bool {
+        self.stable.contains_key(path)
+    }
+
     pub(super) fn violation(&mut self, text: String) {
         self.violations.push(text);
     }

@@ -23,6 +23,7 @@ use ringsync::error::{OpKind, Side};
 use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
 use ringsync::model::{Kind, Listing, Meta, State, Time};
 
+#[allow(unused_imports)] // Some test crates use only some of it.
 pub(crate) use plan::{Fault, Plan, Types};
 use rng::Rng;
 use watch::{Injected, Listed, Watch};
@@ -217,6 +218,12 @@ impl World {
     #[must_use]
     pub(crate) fn operations(&self) -> usize {
         self.lock().operations
+    }
+
+    /// Whether the crash of the plan has happened.
+    #[must_use]
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().dead
     }
 
     /// Adds an entry; its parents are there already.
@@ -508,14 +515,8 @@ impl Inner {
         let Some(errno) = self.plan.errno(&mut self.rng, at, side, kind, subject) else {
             return Ok(());
         };
-        match (side, kind) {
-            (Side::Source, OpKind::Stat) => {
-                self.watch.unstatted.insert(path.to_owned());
-            }
-            (Side::Source, OpKind::OpenDir | OpKind::ReadDir) => {
-                self.watch.listed.insert(path.to_owned(), Listed::Failed);
-            }
-            _ => {}
+        if (side, kind) == (Side::Source, OpKind::ReadDir) {
+            self.watch.listed.insert(path.to_owned(), Listed::Failed);
         }
         let path = path.to_owned();
         self.watch.injected.push(Injected {
@@ -620,9 +621,6 @@ impl Inner {
                 let number = self.find(&at, &name)?;
                 if self.inode(number)?.kind != Kind::Dir {
                     return Err(Errno::ENOTDIR);
-                }
-                if side == Side::Source {
-                    self.watch.listed.insert(path.to_owned(), Listed::Begun);
                 }
                 self.reply_opened(number, side, path)
             }
@@ -853,6 +851,9 @@ impl Inner {
             mtime: now,
             ..
         } = self.inode(inode)?.clone();
+        if side == Side::Source && listed.is_none() {
+            self.watch.listed.insert(path.clone(), Listed::Begun);
+        }
         let after = |name: &CStr| listed.as_deref().is_none_or(|last| name > last);
         let next: Vec<(&CString, &u64)> = entries
             .iter()
@@ -902,6 +903,9 @@ impl Inner {
                 .admit(side, OpKind::Stat, &path, subject)
                 .and_then(|()| self.find(dir, &name))
                 .and_then(|number| self.meta(number, side));
+            if side == Side::Source && result.is_err() {
+                self.watch.unstatted.insert(path);
+            }
             let entry = &mut listing.entries[at];
             match result {
                 Ok(meta) => entry.fill(&meta),
