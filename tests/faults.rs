@@ -16,7 +16,7 @@ use ringsync::io::{Fs, Op, Pending};
 use ringsync::model::{Kind, Policy, Sink};
 use ringsync::report::summary;
 use ringsync::run::{Delete, Job, Roots, Run, limits};
-use simfs::{Fault, Plan, Seen, World};
+use simfs::{Fault, Plan, Seen, Types, World};
 use simrun::{Collect, Ended, job, roots, sync};
 
 /// Errors that end an entry, the run, or nothing at all.
@@ -169,8 +169,12 @@ fn every_operation_fails_once(errno: Errno, delete: Delete) {
         };
         let context = format!("{injected:?} ({delete:?})");
         assert_safe(&world, &before, &ended, &context);
-        // An unlink that says "not there" says that its work is done; nobody looks again.
-        let believed = (injected.kind, errno) == (OpKind::Unlink, Errno::ENOENT);
+        // A removal that hears "not there" hears that its work is done; nobody looks again.
+        let removes = matches!(
+            injected.kind,
+            OpKind::Unlink | OpKind::RemoveDir | OpKind::OpenDir
+        );
+        let believed = removes && (injected.side, errno) == (Side::Destination, Errno::ENOENT);
         let told = ended.exit_code != 0 || believed;
         let equal = world.seen(Side::Source) == world.seen(Side::Destination);
         assert!(equal || told, "{context}: not told\n{:#?}", ended.errors);
@@ -257,4 +261,30 @@ fn a_shard_that_panics_ends_the_run_and_hangs_nobody() {
     let sink: Arc<dyn Sink> = Arc::new(Collect::default());
     let error = Run::with_roots(job, roots).execute(&sink).unwrap_err();
     assert!(error.to_string().contains("a shard was lost"), "{error}");
+}
+
+#[test]
+fn an_extra_entry_that_cannot_be_statted_is_told() {
+    for delete in [Delete::During, Delete::After] {
+        let world = World::new();
+        let extra = Seen::new(Kind::File, 0o644, 10, b"extra");
+        world.add(Side::Destination, "extra", &extra);
+        for at in 0.. {
+            let world = world.fork();
+            world.set_plan(Plan {
+                fault: Some(Fault {
+                    at,
+                    errno: Errno::EIO,
+                }),
+                types: Types::Unknown,
+                ..Plan::default()
+            });
+            let ended = sync(&world, job(delete));
+            let Some(injected) = world.watched().injected.pop() else {
+                break;
+            };
+            assert_eq!(ended.errors.len(), 1, "{injected}: {:?}", ended.errors);
+            assert_eq!(ended.exit_code, summary::exit::PARTIAL, "{injected}");
+        }
+    }
 }

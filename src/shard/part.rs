@@ -289,16 +289,14 @@ impl Part {
         let (mut files, mut dirs, mut symlinks, mut specials, mut bytes) = (0, 0, 0, 0, 0);
         let mut file_size_max = 0;
         for entry in &self.plan.source.entries[from..] {
-            if let State::Failed(errno) = entry.state {
-                let path = self.dirs.node.path_of(self.plan.source.name(entry));
-                let errno = Errno::from_raw(i32::from(errno));
-                if errno == Errno::ENOENT && self.dirs.node.reach.extent == Extent::Listed {
-                    if shard.shared.options.mode != Mode::DeleteOnly {
-                        sift::report_not_in_source(shard, path);
-                    }
-                } else {
-                    shard.report(Error::errno(OpKind::Stat, Side::Source, path, errno));
+            let is_asked_for = self.dirs.node.reach.extent == Extent::Listed;
+            if is_asked_for && entry.state == State::Failed(ENOENT) {
+                if shard.shared.options.mode != Mode::DeleteOnly {
+                    let path = self.dirs.node.path_of(self.plan.source.name(entry));
+                    sift::report_not_in_source(shard, path);
                 }
+            } else {
+                self.report_failed_stat(shard, Side::Source, &self.plan.source, entry);
             }
             match entry.kind() {
                 Some(Kind::File) => {
@@ -401,8 +399,9 @@ impl Part {
         }
         let batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
         for (entry, position) in batch.entries.iter().zip(found) {
+            self.report_failed_stat(shard, Side::Destination, &batch, entry);
             match position {
-                Some(position) => self.match_entry(shard, dir.dev(), position, &batch, entry),
+                Some(position) => self.match_entry(shard, dir.dev(), position, entry),
                 None => self.plan_removal(shard, dir.dev(), &batch, entry, may_delete),
             }
         }
@@ -410,14 +409,7 @@ impl Part {
     }
 
     /// Source and destination have the name.
-    fn match_entry(
-        &mut self,
-        shard: &Shard,
-        dest_dev: u64,
-        position: usize,
-        batch: &Listing,
-        entry: &Entry,
-    ) {
+    fn match_entry(&mut self, shard: &Shard, dest_dev: u64, position: usize, entry: &Entry) {
         if std::mem::replace(&mut self.matched[position], true) {
             return;
         }
@@ -437,13 +429,9 @@ impl Part {
             return;
         }
         if let State::Failed(errno) = entry.state {
-            let errno = Errno::from_raw(i32::from(errno));
-            if errno == Errno::ENOENT {
+            if Errno::from_raw(i32::from(errno)) == Errno::ENOENT {
                 // Gone since it was listed: as if it had not been.
                 self.matched[position] = false;
-            } else {
-                let path = self.dirs.node.path_of(batch.name(entry));
-                shard.report(Error::errno(OpKind::Stat, Side::Destination, path, errno));
             }
             return;
         }
@@ -651,6 +639,18 @@ impl Part {
             source.is_some_and(|meta| meta.nlink > 1) || dest.is_some_and(|meta| meta.nlink > 1)
         };
         !policy.extended.is_nothing() || (policy.carry_links && has_links())
+    }
+
+    /// A name of the destination that is gone since it was listed is no failure: it is as if it had not been.
+    fn report_failed_stat(&self, shard: &Shard, side: Side, listing: &Listing, entry: &Entry) {
+        let State::Failed(errno) = entry.state else {
+            return;
+        };
+        let errno = Errno::from_raw(i32::from(errno));
+        if (side, errno) != (Side::Destination, Errno::ENOENT) {
+            let path = self.dirs.node.path_of(listing.name(entry));
+            shard.report(Error::errno(OpKind::Stat, side, path, errno));
+        }
     }
 
     fn report(&self, shard: &Shard, op: OpKind, side: Side, errno: Errno) {
