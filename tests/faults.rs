@@ -288,3 +288,51 @@ fn an_extra_entry_that_cannot_be_statted_is_told() {
         }
     }
 }
+
+#[test]
+fn an_extra_directory_that_is_listed_twice_is_no_error() {
+    for delete in [Delete::During, Delete::After] {
+        let world = World::new();
+        let dir = Seen::new(Kind::Dir, 0o755, 10, b"");
+        for path in ["extra", "extra/deep", "extra/other"] {
+            world.add(Side::Destination, path, &dir);
+        }
+        world.set_plan(Plan {
+            repeats: 1000,
+            turns_late_max: 3,
+            ..Plan::default()
+        });
+        let ended = sync(&world, job(delete));
+        assert!(ended.errors.is_empty(), "{:?}", ended.errors);
+        assert_eq!(world.seen(Side::Destination).len(), 1, "only the root");
+        assert_eq!(ended.outcome.totals.entries_deleted, 3);
+    }
+}
+
+#[test]
+fn a_full_directory_in_the_way_that_is_listed_twice_is_no_error() {
+    let world = World::new();
+    let (file, dir) = (
+        Seen::new(Kind::File, 0o644, 10, b"file"),
+        Seen::new(Kind::Dir, 0o755, 10, b""),
+    );
+    world.add(Side::Source, "name", &file);
+    for (path, entry) in [
+        ("name", &dir),
+        ("name/deep", &dir),
+        ("name/deep/file", &file),
+    ] {
+        world.add(Side::Destination, path, entry);
+    }
+    for types in [Types::Told, Types::Unknown] {
+        let world = world.fork();
+        world.set_plan(Plan {
+            repeats: 1000,
+            types,
+            ..Plan::default()
+        });
+        let ended = sync(&world, job(Delete::During));
+        assert!(ended.errors.is_empty(), "{:?}", ended.errors);
+        assert_equal(&world, "replaced");
+    }
+}

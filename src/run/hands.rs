@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
+use nix::errno::Errno;
 
 use super::backup::BackupOptions;
 use super::links::LinkTable;
 use super::work::Work;
-use crate::error::{Error, Side};
+use crate::error::{Cause, Error, Side};
 use crate::io::{Fs, Handle};
 use crate::model::{Carried, Item, Kind, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Task, node};
@@ -283,9 +284,14 @@ impl LaneHands {
                     .map_err(|failure| error(failure, node.path())),
                 Err(error) => Err(error),
             };
-            if let Err(error) = removed {
-                parent.keep();
-                return shard.report(error);
+            match removed {
+                Ok(()) => {}
+                // Gone already, which is all that was wanted.
+                Err(error) if error.cause == Cause::Errno(Errno::ENOENT) => return,
+                Err(error) => {
+                    parent.keep();
+                    return shard.report(error);
+                }
             }
             parent.touch();
         }

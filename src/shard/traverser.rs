@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_channel::Receiver;
+use nix::errno::Errno;
 
 use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Plan, Read, Removal, read_batch, stat_all};
@@ -285,6 +286,8 @@ async fn remember_closed_source(shard: &Shard, node: &Arc<Node>) {
 async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     let dest = match node::open(shard, node, Side::Destination).await {
         Ok(dest) => dest,
+        // Gone already, which is all that was wanted: a listing may tell a name twice.
+        Err(error) if error.cause == Cause::Errno(Errno::ENOENT) => return,
         Err(error) => {
             node.keep();
             return shard.report(error);

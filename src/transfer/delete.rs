@@ -60,9 +60,9 @@ impl Lane {
     }
 
     /// Removes a directory with everything in it, one entry after another: for what is in the way of something else.
-    /// Each level is opened below the one before, following no symlink. `spared` is a directory that must not be entered,
-    /// by device and inode. With a `backup`, which must be in a tree of its own, everything but the directories is kept
-    /// there.
+    /// Each level is opened below the one before, following no symlink. What is gone already is all that was wanted.
+    /// `spared` is a directory that must not be entered, by device and inode. With a `backup`, which must be in a tree of
+    /// its own, everything but the directories is kept there.
     ///
     /// # Errors
     /// What failed on the destination; what was removed before that stays removed.
@@ -75,7 +75,8 @@ impl Lane {
         must_stay: &MustStay<'_>,
         backup: Option<&Backup>,
     ) -> Result<TreeRemoval, Failure> {
-        let mut levels = vec![self.enter(dest, name, spared).await?];
+        let mut levels = Vec::new();
+        levels.extend(self.enter(dest, name, spared).await?);
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.listing.entries.get(level.next) else {
                 if level.kept {
@@ -102,7 +103,7 @@ impl Lane {
                     self.finish_backup_dir(&backup.dir, &done.meta).await?;
                 }
                 let parent = levels.last().map_or(dest, |level| &level.dir);
-                self.remove_dir(parent, &done.name).await?;
+                gone_is_fine(self.remove_dir(parent, &done.name).await)?;
                 continue;
             };
             let (name, kind) = (level.listing.name(entry).to_owned(), entry.kind());
@@ -117,8 +118,7 @@ impl Lane {
                 continue;
             }
             if kind == Some(Kind::Dir) {
-                let below = self.enter(&dir, &name, spared).await?;
-                levels.push(below);
+                levels.extend(self.enter(&dir, &name, spared).await?);
                 continue;
             }
             if !may_remove(kind.unwrap_or(Kind::File), &path) {
@@ -131,10 +131,9 @@ impl Lane {
             match self.unlink_or_keep(&dir, &name, backup.as_ref()).await {
                 // The filesystem had not told that it is a directory.
                 Err(failure) if failure.is(Errno::EISDIR) => {
-                    let below = self.enter(&dir, &name, spared).await?;
-                    levels.push(below);
+                    levels.extend(self.enter(&dir, &name, spared).await?);
                 }
-                result => result?,
+                result => gone_is_fine(result)?,
             }
         }
         Ok(TreeRemoval::Removed)
@@ -156,23 +155,26 @@ impl Lane {
         Ok(backup)
     }
 
+    /// Opens and lists a directory; `None` when it is gone.
     async fn enter(
         &self,
         at: &Handle,
         name: &CStr,
         spared: Option<(u64, u64)>,
-    ) -> Result<Level, Failure> {
+    ) -> Result<Option<Level>, Failure> {
         let op = Op::OpenDir {
             at: at.clone(),
             name: name.to_owned(),
             links: Links::Refuse,
         };
-        let (dir, meta) = match self.on_dest(op).await? {
-            Reply::Opened(_, meta) if Some(meta.identity()) == spared => {
+        let (dir, meta) = match self.on_dest(op).await {
+            Ok(Reply::Opened(_, meta)) if Some(meta.identity()) == spared => {
                 return Err(Failure::loop_into_source());
             }
-            Reply::Opened(dir, meta) => (dir, meta),
-            other => unreachable!("an open does not reply {other:?}"),
+            Ok(Reply::Opened(dir, meta)) => (dir, meta),
+            Ok(other) => unreachable!("an open does not reply {other:?}"),
+            Err(failure) if failure.is(Errno::ENOENT) => return Ok(None),
+            Err(failure) => return Err(failure),
         };
         let mut listing = Listing::default();
         loop {
@@ -195,7 +197,7 @@ impl Lane {
                 break;
             }
         }
-        Ok(Level {
+        Ok(Some(Level {
             name: name.to_owned(),
             dir,
             meta,
@@ -203,6 +205,14 @@ impl Lane {
             listing,
             next: 0,
             kept: false,
-        })
+        }))
+    }
+}
+
+/// What somebody else removed need not be removed again; a listing may also tell a name twice.
+fn gone_is_fine(removed: Result<(), Failure>) -> Result<(), Failure> {
+    match removed {
+        Err(failure) if failure.is(Errno::ENOENT) => Ok(()),
+        result => result,
     }
 }
