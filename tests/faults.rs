@@ -336,3 +336,28 @@ fn a_full_directory_in_the_way_that_is_listed_twice_is_no_error() {
         assert_equal(&world, "replaced");
     }
 }
+
+#[test]
+fn a_directory_that_was_opened_up_is_closed_again_without_perms() {
+    let world = World::new();
+    for side in [Side::Source, Side::Destination] {
+        let dir = Seen::new(Kind::Dir, 0o500, 10, b"");
+        world.add(side, "dir", &dir);
+    }
+    let file = Seen::new(Kind::File, 0o644, 10, b"new");
+    world.add(Side::Source, "dir/file", &file);
+    let policy = Policy {
+        carry_mode: false,
+        ..Policy::archive()
+    };
+    let job = Job {
+        policy,
+        privileged: false,
+        ..job(Delete::Never)
+    };
+    let ended = sync(&world, job);
+    assert!(ended.errors.is_empty(), "{:?}", ended.errors);
+    let dest = world.seen(Side::Destination);
+    assert!(dest.contains_key("dir/file"));
+    assert_eq!(dest["dir"].mode, 0o500);
+}

@@ -259,7 +259,8 @@ impl LaneHands {
             None
         };
         let dirs = (source_dir.as_ref(), &dir);
-        let finish = self.lane.finish_dir(dirs, source, &now, made, touched);
+        let existed = (!made).then_some(dest);
+        let finish = self.lane.finish_dir(dirs, source, &now, existed, touched);
         let mut finished = finish.await;
         if finished.is_ok() {
             finished = self.lane.flush_dir(&dir).await;

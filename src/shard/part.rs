@@ -413,8 +413,10 @@ impl Part {
         if std::mem::replace(&mut self.matched[position], true) {
             return;
         }
-        if self.is_backup_dir(shard, batch.name_bytes(entry)) {
-            return self.report_backup_dir(shard, batch.name_bytes(entry));
+        let source = &self.plan.source;
+        let name = source.name_bytes(&source.entries[position]);
+        if self.is_backup_dir(shard, name) {
+            return self.report_backup_dir(shard, name);
         }
         if shard.shared.options.mode == Mode::DeleteOnly {
             let source_kind = self.plan.source.entries[position].kind();

@@ -193,7 +193,7 @@ impl Lane {
     }
 
     /// Makes the attributes of an open directory those of its source, which is open too when extended attributes are
-    /// carried. `touched`: its mtime has moved since `now`.
+    /// carried. `existed` is what it was before this run, if it was there; `touched`: its mtime has moved since `now`.
     ///
     /// # Errors
     /// The operation that failed; what could be set is.
@@ -202,11 +202,11 @@ impl Lane {
         dirs: (Option<&Handle>, &Handle),
         wanted: &Meta,
         now: &Meta,
-        made: bool,
+        existed: Option<&Meta>,
         touched: bool,
     ) -> Result<(), Failure> {
         self.note_dir(dirs.1);
-        let mut change = self.change_for(wanted, now, (!made).then_some(now));
+        let mut change = self.change_for(wanted, now, existed);
         if !touched && self.options.policy.times_equal(wanted.mtime, now.mtime) {
             change.mtime = None;
         }
