@@ -361,3 +361,20 @@ fn a_directory_that_was_opened_up_is_closed_again_without_perms() {
     assert!(dest.contains_key("dir/file"));
     assert_eq!(dest["dir"].mode, 0o500);
 }
+
+#[test]
+fn a_directory_that_opens_on_neither_side_is_told_for_both() {
+    let world = World::new();
+    for side in [Side::Source, Side::Destination] {
+        world.add(side, "dir", &Seen::new(Kind::Dir, 0o755, 10, b""));
+    }
+    world.set_plan(Plan {
+        sticky_faults: 1000,
+        only: Some(OpKind::OpenDir),
+        ..Plan::default()
+    });
+    let ended = sync(&world, job(Delete::During));
+    let sides: Vec<Side> = ended.errors.iter().map(|error| error.side).collect();
+    assert_eq!(sides.len(), 2, "{:?}", ended.errors);
+    assert!(sides.contains(&Side::Source) && sides.contains(&Side::Destination));
+}

@@ -205,6 +205,8 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
     };
     let open_source = node::open_to_list(shard, node, Side::Source);
     let (source, dest) = futures_util::future::join(open_source, open_dest).await;
+    // Also when the source cannot be opened either: each failure is told.
+    let dest = dest.map_err(|error| shard.report(error));
     let source = match source {
         Ok(source) => source,
         Err(error) => {
@@ -213,13 +215,7 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
             return None;
         }
     };
-    let dest = match dest {
-        Ok(dest) => dest,
-        Err(error) => {
-            shard.report(error);
-            return None;
-        }
-    };
+    let dest = dest.ok()?;
     if let Some(error) = find_loop(shard, node) {
         // The second pass meets it again.
         if shard.shared.options.mode != Mode::DeleteOnly {
