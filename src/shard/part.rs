@@ -523,20 +523,38 @@ impl Part {
             self.plan.removals.clear();
             return;
         }
-        let all_gone = names.entries.iter().all(|entry| {
-            entry.state == State::Failed(ENOENT) || is_hidden(names.name_bytes(entry), entry.kind())
+        let is_shown = names.entries.iter().any(|entry| {
+            entry.state == State::Known && !is_hidden(names.name_bytes(entry), entry.kind())
         });
+        let unknown: Vec<&Entry> = names
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.state, State::Failed(errno) if errno != ENOENT))
+            .collect();
+        for entry in &unknown {
+            self.report_failed_stat(shard, Side::Source, &names, entry);
+        }
+        let mut is_certain = unknown.is_empty();
         shard.keep_listing(names);
+        let before = self.dirs.node.meta(Side::Source).map(|meta| meta.mtime);
         let target = Target::Open(dir);
-        let now = shard.source.start(Op::Stat { target }).await;
-        let mtime = self.dirs.node.meta(Side::Source).map(|meta| meta.mtime);
-        let is_still = matches!(now, Ok(Reply::Meta(now)) if Some(now.mtime) == mtime);
-        if all_gone && is_still {
+        let has_moved = match shard.source.start(Op::Stat { target }).await {
+            Ok(Reply::Meta(now)) => Some(now.mtime) != before,
+            Ok(other) => unreachable!("a stat does not reply {other:?}"),
+            Err(error) => {
+                self.report(shard, error.kind, Side::Source, error.errno);
+                is_certain = false;
+                false
+            }
+        };
+        if is_certain && !is_shown && !has_moved {
             return;
         }
         self.plan.removals.retain(|removal| removal.stray);
-        let (path, cause) = (self.dirs.node.path(), Cause::ListingMoved);
-        shard.report(Error::new(OpKind::ReadDir, Side::Source, path, cause));
+        if is_shown || has_moved {
+            let (path, cause) = (self.dirs.node.path(), Cause::ListingMoved);
+            shard.report(Error::new(OpKind::ReadDir, Side::Source, path, cause));
+        }
     }
 
     /// Decides about what the destination lacks, and hands over the plan.
