@@ -40,9 +40,16 @@ fn path_of(error: &Error) -> &str {
 
 fn errno_of(error: &Error) -> Option<Errno> {
     match error.cause {
-        Cause::Errno(errno) => Some(errno),
+        Cause::Errno(errno) | Cause::CopiedInstead(errno) => Some(errno),
         _ => None,
     }
+}
+
+fn is_of_attributes(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::SetOwner | OpKind::SetMode | OpKind::SetXattrs | OpKind::SetTimes
+    )
 }
 
 /// Something that is not a file any more is told as what changes.
@@ -105,14 +112,29 @@ impl Case<'_> {
                     && (told == path
                         || told == failure.path
                         || self.goes_as_a_whole(told, &path)
-                        || self.was_to_open_up(failure, told))
+                        || self.was_to_open_up(failure, told)
+                        || self.was_to_link(failure, told))
             };
             match told.iter().position(tells) {
                 Some(at) => drop(told.remove(at)),
                 None => untold.push(failure),
             }
         }
-        untold.retain(|failure| !self.may_be_silent(failure, injected));
+        // Asked once more before a removal; that it is not there is what the source says anyway.
+        let asked = |failure: &Injected| {
+            failure.kind == OpKind::Stat
+                && failure.side == Side::Source
+                && failure.errno == Errno::ENOENT
+                && !self.source.contains_key(&failure.path)
+        };
+        // Of several attributes that could not be read or set, one is told, or what went wrong with the entry afterwards.
+        let told_otherwise = |failure: &Injected| {
+            let path = self.told_path(&failure.path);
+            let dresses = is_of_attributes(failure.kind) || failure.kind == OpKind::ReadXattrs;
+            dresses && ended.errors.iter().any(|error| path_of(error) == path)
+        };
+        untold.retain(|failure| !told_otherwise(failure));
+        untold.retain(|failure| !asked(failure) && !self.may_be_silent(failure, injected));
         require(untold.is_empty(), || {
             let told = lines(ended.errors.iter());
             format!("not told: {}\ntold: {told}", lines(untold.iter().copied()))
@@ -153,6 +175,14 @@ impl Case<'_> {
         failure.kind == OpKind::SetMode && !self.job.privileged && parent(told) == failure.path
     }
 
+    /// Whether the failure kept a name from becoming a link to another one in that directory.
+    fn was_to_link(&self, failure: &Injected, told: &str) -> bool {
+        let source = self.source.get(told);
+        failure.kind == OpKind::OpenDir
+            && failure.side == Side::Destination
+            && source.is_some_and(|entry| !entry.link.is_empty())
+    }
+
     /// Failures after which the engine has another way, or nothing to add to what it tells already.
     fn may_be_silent(&self, failure: &Injected, all: &[Injected]) -> bool {
         let Injected {
@@ -179,10 +209,7 @@ impl Case<'_> {
                     other.kind,
                     OpKind::Write | OpKind::Close | OpKind::Clone | OpKind::CopyRange
                 );
-                let dresses = matches!(
-                    other.kind,
-                    OpKind::SetOwner | OpKind::SetMode | OpKind::SetTimes
-                );
+                let dresses = is_of_attributes(other.kind);
                 let reads = matches!(other.kind, OpKind::Read | OpKind::Stat);
                 other.path == *path && (writes || dresses || reads)
             }),
@@ -223,7 +250,7 @@ impl Case<'_> {
                 ended.outcome.cancelled
             )
         })?;
-        if code == 0 {
+        if code == 0 && !class(Class::Warning) {
             let dest = self.world.seen(Side::Destination);
             let differences = expected.differences(&dest, &self.job.policy);
             require(differences.is_empty(), || {
@@ -245,15 +272,17 @@ impl Case<'_> {
             .map(|failure| (failure.kind, self.told_path(&failure.path)))
             .collect();
         let harmed = |path: &str| {
-            failures
-                .iter()
-                .any(|(kind, failed)| self.is_harmed(path, *kind, failed, expected))
+            self.same_inode(path).any(|path| {
+                failures
+                    .iter()
+                    .any(|(kind, failed)| self.is_harmed(path, *kind, failed, expected))
+            })
         };
         for path in paths {
             if is_temp(path) && !self.source.contains_key(path) && !injected.is_empty() {
                 continue;
             }
-            if let Some(text) = expected.difference(&dest, path, &self.job.policy)
+            if let Some(text) = expected.difference(&dest, path, &self.job.policy, false)
                 && !harmed(path)
             {
                 return Err(format!("{text}\ninjected: {}", lines(injected.iter())));
@@ -262,13 +291,36 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// All names that share what happens to one of them.
+    fn same_inode<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a str> {
+        let link = |path: &str| {
+            let entry = self
+                .source
+                .get(path)
+                .filter(|_| self.job.policy.carry_links);
+            entry.map_or("", |entry| &entry.link)
+        };
+        let own = link(path);
+        let others = self.source.keys().map(String::as_str);
+        let others = others.filter(move |other| !own.is_empty() && link(other) == own);
+        std::iter::once(path).chain(others)
+    }
+
     /// Whether a failure may cost this path.
     fn is_harmed(&self, path: &str, kind: OpKind, failed: &str, expected: &Expected) -> bool {
         let is_dir =
             |tree: &Tree, path: &str| tree.get(path).is_some_and(|entry| entry.kind == Kind::Dir);
         // Root does not need the mode to go on below.
-        let of_attributes = self.job.privileged
-            && matches!(kind, OpKind::SetOwner | OpKind::SetMode | OpKind::SetTimes);
+        let of_attributes = self.job.privileged && is_of_attributes(kind);
+        // A look at the source before a removal decides about all removals of its directory.
+        let is_extra = |path: &str| !self.source.contains_key(path);
+        if kind == OpKind::Stat
+            && (is_extra(failed) || is_dir(&self.source, failed))
+            && is_extra(path)
+            && (is_within(path, parent(failed)) || is_within(path, failed))
+        {
+            return true;
+        }
         if path == failed || (is_within(path, failed) && !of_attributes) {
             return true;
         }
@@ -297,7 +349,7 @@ impl Case<'_> {
             if entry.kind != Kind::File || !stays {
                 continue;
             }
-            if let Some(text) = expected.difference(&dest, path, &self.job.policy) {
+            if let Some(text) = expected.difference(&dest, path, &self.job.policy, false) {
                 let told = lines(ended.errors.iter());
                 return Err(format!("nobody touched it, but {text}\ntold: {told}"));
             }

@@ -36,8 +36,9 @@ struct Drawn {
 fn draw(bench: &Bench, salt: u64) -> Drawn {
     let mut rng = Rng::new(bench.seed ^ (salt << 32));
     let mut plan = random_plan(&mut rng);
-    let world = random_world(&mut rng, &plan);
-    let job = random_job(&mut rng, bench.cpu);
+    let links = rng.chance(40);
+    let world = random_world(&mut rng, &plan, links);
+    let job = random_job(&mut rng, bench.cpu, links);
     plan.atomic = job.write_mode == WriteMode::Atomic;
     plan.may_delete = job.delete != Delete::Never;
     plan.may_supplant_trees = job.force || plan.may_delete;
@@ -90,7 +91,11 @@ fn repair(bench: &Bench, drawn: &Drawn) -> Result<(), String> {
     let after = world.seen(Side::Destination);
     let differences = expected.differences(&after, &drawn.job.policy);
     if !differences.is_empty() {
-        return Err(format!("the repairing run leaves {differences:#?}"));
+        return Err(format!(
+            "the repairing run leaves {differences:#?}\nfrom {}\nand {}",
+            model::list(&source),
+            model::list(&dest)
+        ));
     }
     let code = if expected.in_the_way.is_empty() {
         0

@@ -1,6 +1,6 @@
 //! What a sync must lead to, said a second time: whole trees at once, in memory, with none of the engine's code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringsync::model::{Kind, Policy, Time};
 use ringsync::run::{Delete, Job};
@@ -14,6 +14,8 @@ pub(crate) struct Expected {
     pub(crate) tree: Tree,
     /// Entries whose time nobody has promised.
     any_time: BTreeSet<String>,
+    /// Files of the source, by path: those with the same label become one inode.
+    labels: BTreeMap<String, String>,
     /// A full directory had to stay where another kind should be.
     pub(crate) in_the_way: BTreeSet<String>,
 }
@@ -40,6 +42,7 @@ pub(crate) fn expected(source: &Tree, dest: &Tree, job: &Job) -> Expected {
         expected: Expected::default(),
     };
     model.directory("", false);
+    model.expected.join_links();
     model.expected
 }
 
@@ -78,6 +81,15 @@ impl Model<'_> {
     }
 
     fn put(&mut self, path: &str, entry: Seen, timed: bool) {
+        if entry.kind == Kind::File {
+            let link = self.source[path].link.clone();
+            let label = if link.is_empty() || !self.policy.carry_links {
+                path.to_owned()
+            } else {
+                link
+            };
+            self.expected.labels.insert(path.to_owned(), label);
+        }
         if !timed {
             self.expected.any_time.insert(path.to_owned());
         }
@@ -178,6 +190,7 @@ impl Model<'_> {
         if !policy.carry_group {
             entry.gid = 0;
         }
+        entry.xattrs.retain(|name, _| policy.extended.wants(name));
         (entry, policy.carry_times)
     }
 
@@ -197,26 +210,97 @@ impl Model<'_> {
         if policy.carry_times {
             entry.mtime = new.mtime;
         }
+        entry.xattrs.retain(|name, _| !policy.extended.wants(name));
+        let carried = new.xattrs.iter();
+        let carried = carried.filter(|(name, _)| policy.extended.wants(name));
+        entry
+            .xattrs
+            .extend(carried.map(|(name, value)| (name.clone(), value.clone())));
         (entry, policy.carry_times || new.kind != Kind::Dir)
     }
 }
 
 impl Expected {
+    /// Names with one label become names of one inode, known by the first of them.
+    fn join_links(&mut self) {
+        let mut groups: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
+        for (path, label) in &self.labels {
+            groups.entry(label).or_default().push(path);
+        }
+        for paths in groups.values() {
+            for path in paths {
+                if let Some(entry) = self.tree.get_mut(*path) {
+                    entry.link = match paths.len() {
+                        1 => String::new(),
+                        _ => paths[0].clone(),
+                    };
+                }
+            }
+        }
+    }
+
     /// How one path of the destination differs from what it should be; `None` when it does not.
-    pub(crate) fn difference(&self, dest: &Tree, path: &str, policy: &Policy) -> Option<String> {
+    pub(crate) fn difference(
+        &self,
+        dest: &Tree,
+        path: &str,
+        policy: &Policy,
+        with_links: bool,
+    ) -> Option<String> {
         let (should, is) = match (self.tree.get(path), dest.get(path)) {
             (None, None) => return None,
             (Some(should), None) => return Some(format!("{path:?} lacks: {}", show(should))),
             (None, Some(is)) => return Some(format!("{path:?} is extra: {}", show(is))),
             (Some(should), Some(is)) => (should, is),
         };
-        let timeless = |entry: &Seen| Seen {
-            mtime: Time::default(),
-            ..entry.clone()
-        };
+        if !self.labels.contains_key(path) && !should.link.is_empty() {
+            // Kept, and a name of an inode that is synced under another name.
+            let kept = (should.kind, &should.data) == (is.kind, &is.data);
+            return (!kept).then(|| format!("{path:?} is {}", show(is)));
+        }
         let same_time = self.any_time.contains(path) || policy.times_equal(should.mtime, is.mtime);
-        (!same_time || timeless(should) != timeless(is))
+        let shares_inode = policy.carry_links && self.labels.contains_key(path);
+        let comparable = |entry: &Seen, link: String| {
+            let mut entry = entry.clone();
+            entry.mtime = Time::default();
+            entry.link = if with_links { link } else { String::new() };
+            entry.xattrs.retain(|name, _| {
+                // A chown takes it away, and whose attributes that nobody carries a joined inode keeps is open.
+                let may_go = shares_inode || name.as_c_str() == c"security.capability";
+                !may_go || policy.extended.wants(name)
+            });
+            if shares_inode && !policy.compare_contents && !should.link.is_empty() {
+                // Names that looked equal were joined: it has the bytes of one of them.
+                entry.data.fill(0);
+            }
+            entry
+        };
+        let (ours, theirs) = if shares_inode {
+            let link = self.link_among_synced(dest, path);
+            (
+                comparable(should, should.link.clone()),
+                comparable(is, link),
+            )
+        } else {
+            (
+                comparable(should, String::new()),
+                comparable(is, String::new()),
+            )
+        };
+        (!same_time || ours != theirs)
             .then(|| format!("{path:?} is {}, should be {}", show(is), show(should)))
+    }
+
+    /// The first name of the same inode, of those that the source has: others do not count.
+    fn link_among_synced(&self, dest: &Tree, path: &str) -> String {
+        let link = &dest[path].link;
+        let mut same = self.labels.keys().filter(|other| {
+            !link.is_empty() && dest.get(*other).is_some_and(|entry| entry.link == *link)
+        });
+        match (same.next(), same.next()) {
+            (Some(first), Some(_)) => first.clone(),
+            _ => String::new(),
+        }
     }
 
     /// All differences.
@@ -224,9 +308,15 @@ impl Expected {
         let paths: BTreeSet<&String> = self.tree.keys().chain(dest.keys()).collect();
         paths
             .into_iter()
-            .filter_map(|path| self.difference(dest, path, policy))
+            .filter_map(|path| self.difference(dest, path, policy, true))
             .collect()
     }
+}
+
+/// A tree for a failing test.
+pub(crate) fn list(tree: &Tree) -> String {
+    let line = |(path, entry): (&String, &Seen)| format!("\n  {path:?} {}", show(entry));
+    tree.iter().map(line).collect()
 }
 
 pub(crate) fn show(entry: &Seen) -> String {
@@ -238,10 +328,12 @@ pub(crate) fn show(entry: &Seen) -> String {
         mtime,
         data,
         rdev,
+        xattrs,
+        link,
     } = entry;
     let start: String = data[..data.len().min(8)].escape_ascii().to_string();
     format!(
-        "{kind:?} {mode:o} {uid}:{gid} {}.{} rdev {rdev} {} bytes {start}",
+        "{kind:?} {mode:o} {uid}:{gid} {}.{} rdev {rdev} {} bytes {start} {xattrs:?} {link:?}",
         mtime.sec,
         mtime.nsec,
         data.len()

@@ -1,7 +1,9 @@
 //! Random small trees and random jobs.
 
+use std::ffi::CStr;
+
 use ringsync::error::Side;
-use ringsync::model::{Kind, Policy, Time};
+use ringsync::model::{Carried, Kind, Policy, Time};
 use ringsync::run::{Delete, Job};
 use ringsync::transfer::{Reflink, WriteMode};
 
@@ -23,6 +25,14 @@ const TIMES: [Time; 6] = [
     time(-5, 1),
     time(0, 0),
 ];
+const XATTRS: [&CStr; 6] = [
+    c"user.a",
+    c"user.b",
+    c"trusted.c",
+    c"security.capability",
+    c"system.posix_acl_access",
+    c"system.posix_acl_default",
+];
 /// Over what copy_file_range is worth a call.
 const LARGE_BYTES: usize = 200_000;
 
@@ -33,6 +43,7 @@ const fn time(sec: i64, nsec: u32) -> Time {
 /// What decides about a tree's contents.
 struct Taste {
     large: bool,
+    links: bool,
     entries_max: usize,
 }
 
@@ -41,7 +52,12 @@ fn random_entry(rng: &mut Rng, taste: &Taste) -> Seen {
         0..50 if taste.large && rng.chance(10) => (Kind::File, rng.bytes(LARGE_BYTES)),
         0..50 => {
             let len = *rng.pick(&[0, 1, 4, 5, 6, 17, 40]);
-            (Kind::File, rng.bytes(len))
+            let mut data = rng.bytes(len);
+            if rng.chance(15) {
+                let end = rng.below(len + 1);
+                data[..end].fill(0);
+            }
+            (Kind::File, data)
         }
         50..76 => (Kind::Dir, Vec::new()),
         76..88 => (Kind::Symlink, random_target(rng)),
@@ -73,6 +89,14 @@ fn random_attributes(entry: &mut Seen, rng: &mut Rng) {
     if rng.chance(25) {
         (entry.uid, entry.gid) = *rng.pick(&[(1, 1), (1000, 1000), (0, 5)]);
     }
+    entry.xattrs.clear();
+    if rng.chance(25) {
+        for _ in 0..=rng.below(3) {
+            let name = XATTRS[rng.below(XATTRS.len())];
+            let len = rng.below(4);
+            entry.xattrs.insert(name.to_owned(), rng.bytes(len));
+        }
+    }
 }
 
 fn free_path(tree: &Tree, rng: &mut Rng) -> Option<String> {
@@ -91,11 +115,35 @@ fn free_path(tree: &Tree, rng: &mut Rng) -> Option<String> {
     (!tree.contains_key(&path)).then_some(path)
 }
 
+/// A second name for a file that is there.
+fn add_link(tree: &mut Tree, rng: &mut Rng) {
+    let files: Vec<String> = tree
+        .iter()
+        .filter(|(_, entry)| entry.kind == Kind::File)
+        .map(|(path, _)| path.clone())
+        .collect();
+    if files.is_empty() {
+        return;
+    }
+    let file = rng.pick(&files).clone();
+    let Some(path) = free_path(tree, rng) else {
+        return;
+    };
+    let entry = tree.get_mut(&file).unwrap();
+    if entry.link.is_empty() {
+        entry.link.clone_from(&file);
+    }
+    let entry = entry.clone();
+    tree.insert(path, entry);
+}
+
 fn random_tree(rng: &mut Rng, taste: &Taste) -> Tree {
     let root = Seen::new(Kind::Dir, 0o755, 1_200_000_000, b"");
     let mut tree = Tree::from([(String::new(), root)]);
     for _ in 0..2 + rng.below(taste.entries_max) {
-        if let Some(path) = free_path(&tree, rng) {
+        if taste.links && rng.chance(25) {
+            add_link(&mut tree, rng);
+        } else if let Some(path) = free_path(&tree, rng) {
             tree.insert(path, random_entry(rng, taste));
         }
     }
@@ -117,6 +165,8 @@ fn mutate(tree: &mut Tree, rng: &mut Rng, taste: &Taste) {
     let paths: Vec<String> = tree.keys().cloned().collect();
     let path = rng.pick(&paths).clone();
     match rng.below(10) {
+        0..3 if taste.links && rng.chance(40) => add_link(tree, rng),
+        7 if taste.links && rng.chance(50) => tree.get_mut(&path).unwrap().link.clear(),
         0..3 => {
             if let Some(path) = free_path(tree, rng) {
                 tree.insert(path, random_entry(rng, taste));
@@ -157,8 +207,9 @@ fn change_data(entry: &mut Seen, rng: &mut Rng) {
 }
 
 /// A world with a random source and a destination that is a changed copy of it.
-pub(crate) fn random_world(rng: &mut Rng, plan: &Plan) -> World {
+pub(crate) fn random_world(rng: &mut Rng, plan: &Plan, links: bool) -> World {
     let taste = Taste {
+        links,
         large: plan.bytes_per_call > 1000,
         entries_max: if rng.chance(20) { 28 } else { 14 },
     };
@@ -177,33 +228,44 @@ pub(crate) fn random_world(rng: &mut Rng, plan: &Plan) -> World {
     world
 }
 
-pub(crate) fn random_policy(rng: &mut Rng) -> Policy {
+fn random_policy(rng: &mut Rng, links: bool) -> Policy {
     let mut policy = Policy::archive();
+    policy.carry_links = links;
+    policy.extended = Carried {
+        acls: rng.chance(30),
+        xattrs: rng.chance(30),
+        every_namespace: true,
+    };
     match rng.below(12) {
-        0 => policy.compare_size_only = true,
+        // Names of one inode that are not brought up to date all together mean nothing certain.
+        0 if !links => policy.compare_size_only = true,
         1 => policy.copy_always = true,
         2..4 => policy.compare_contents = true,
         _ => {}
     }
-    policy.keep_newer = rng.chance(8);
-    policy.only_existing = rng.chance(5);
-    policy.only_missing = rng.chance(5);
-    if rng.chance(10) {
-        policy.modify_window_s = 1;
+    if !links {
+        policy.keep_newer = rng.chance(8);
+        policy.only_existing = rng.chance(5);
+        policy.only_missing = rng.chance(5);
+        if rng.chance(10) {
+            policy.modify_window_s = 1;
+        }
+        policy.carry_mode = !rng.chance(6);
+        policy.carry_owner = !rng.chance(6);
+        policy.carry_group = !rng.chance(6);
+        policy.carry_times = !rng.chance(6);
     }
-    policy.carry_mode = !rng.chance(6);
-    policy.carry_owner = !rng.chance(6);
-    policy.carry_group = !rng.chance(6);
-    policy.carry_times = !rng.chance(6);
     policy.carry_devices = !rng.chance(10);
     policy.carry_specials = !rng.chance(10);
     policy
 }
 
-pub(crate) fn random_job(rng: &mut Rng, cpu: usize) -> Job {
+pub(crate) fn random_job(rng: &mut Rng, cpu: usize, links: bool) -> Job {
     let delete = *rng.pick(&[Delete::Never, Delete::During, Delete::During, Delete::After]);
     Job {
-        policy: random_policy(rng),
+        policy: random_policy(rng, links),
+        sparse: rng.chance(20),
+        trust_holes: rng.chance(80),
         force: rng.chance(10),
         write_mode: if rng.chance(30) {
             WriteMode::Direct

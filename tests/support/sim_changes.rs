@@ -36,7 +36,7 @@ impl Inner {
         self.watch.changes_made += 1;
         match self.rng.below(8) {
             0 | 1 if !path.is_empty() => self.take_out(side, &path),
-            2 | 3 if !path.is_empty() => self.rewrite(side, &path, all[&path]),
+            2 | 3 if !path.is_empty() => self.rewrite(side, all[&path]),
             4 if !path.is_empty() => self.supplant(side, &path),
             5 if !path.is_empty() => self.move_away(side, &path, all[&path]),
             _ => self.appear(side),
@@ -55,7 +55,7 @@ impl Inner {
         inode.entries.insert(name, number);
         let inode = self.inodes.get_mut(&number).unwrap();
         inode.parent = dir;
-        inode.nlink = 1;
+        inode.nlink += 1;
         if side == Side::Source {
             self.watch.source_changed(path);
         }
@@ -81,12 +81,12 @@ impl Inner {
             self.forget_tree(child);
         }
         let inode = self.inodes.get_mut(&number).unwrap();
-        inode.nlink = 0;
+        inode.nlink -= 1;
         inode.entries.clear();
     }
 
     /// In place: other bytes, another size more often than not.
-    fn rewrite(&mut self, side: Side, path: &str, number: u64) {
+    fn rewrite(&mut self, side: Side, number: u64) {
         let now = self.now();
         let keep_len = self.rng.chance(30);
         let len = self.rng.below(40);
@@ -100,8 +100,13 @@ impl Inner {
             _ => inode.mode ^= 0o011,
         }
         inode.mtime = now;
-        if side == Side::Source && inode.kind != Kind::Dir {
-            self.watch.source_changed(path);
+        if side == Side::Destination || inode.kind == Kind::Dir {
+            return;
+        }
+        for (name, other) in self.all_below(side.root()) {
+            if other == number {
+                self.watch.source_changed(&name);
+            }
         }
     }
 
@@ -132,9 +137,10 @@ impl Inner {
         if self.all_below(side.root()).contains_key(&to) {
             return;
         }
-        let dir = self.inodes[&number].parent;
+        let dir = self.all_below(side.root())[parent(path)];
         let name = CString::new(basename(path)).unwrap();
         self.inodes.get_mut(&dir).unwrap().entries.remove(&name);
+        self.inodes.get_mut(&number).unwrap().nlink -= 1;
         self.put(side, &to, number);
         if side == Side::Source {
             self.watch.source_changed(path);

@@ -149,9 +149,9 @@ fn needs_a_race(side: Side, errno: Errno) -> bool {
 /// What each operation can really give, by its manual page and by what NFS, FUSE and broken disks add.
 pub(crate) fn errnos(side: Side, kind: OpKind) -> impl Iterator<Item = Errno> {
     use Errno::{
-        EACCES, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ELOOP, EMFILE, EMLINK,
-        ENFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM,
-        EROFS, ESTALE, ETIMEDOUT, ETXTBSY, EUCLEAN, EXDEV,
+        E2BIG, EACCES, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ELOOP, EMFILE,
+        EMLINK, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP, EOVERFLOW,
+        EPERM, EROFS, ESTALE, ETIMEDOUT, ETXTBSY, EUCLEAN, EXDEV,
     };
     let always: &[Errno] = &[EIO, ESTALE, ETIMEDOUT, ENOMEM];
     let own: &[Errno] = match kind {
@@ -181,6 +181,9 @@ pub(crate) fn errnos(side: Side, kind: OpKind) -> impl Iterator<Item = Errno> {
         OpKind::CopyRange => &[EXDEV, EINVAL, EOPNOTSUPP, ENOSPC, EFBIG, ETXTBSY],
         OpKind::Clone => &[EXDEV, EINVAL, EOPNOTSUPP, ENOSPC, ETXTBSY, EPERM],
         OpKind::Truncate => &[ENOSPC, EFBIG, EPERM],
+        OpKind::ReadXattrs => &[EACCES, EPERM, E2BIG],
+        OpKind::SetXattrs => &[EACCES, EPERM, ENOSPC, EDQUOT, EOPNOTSUPP, EROFS, E2BIG],
+        OpKind::SeekData => &[],
         // Operations to come get the common ones.
         #[allow(unreachable_patterns)]
         _ => &[EACCES, EPERM, ENOSPC],

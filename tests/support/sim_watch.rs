@@ -59,8 +59,9 @@ pub(crate) struct Watch {
     pub(super) whole: BTreeMap<String, Vec<Vec<u8>>>,
     pub(super) listed: BTreeMap<String, Listed>,
     pub(super) unstatted: BTreeSet<String>,
-    /// What the destination had under names like our temporary ones when the watch began.
-    pub(super) strays: BTreeSet<String>,
+    pub(super) statted: BTreeSet<String>,
+    /// What the destination had when the watch began.
+    pub(super) had: BTreeSet<String>,
 }
 
 pub(crate) fn parent(path: &str) -> &str {
@@ -99,6 +100,11 @@ impl Watch {
         self.stable.contains_key(path)
     }
 
+    /// Whether the source has not told what it has there.
+    fn is_unknown(&self, path: &str) -> bool {
+        self.unstatted.contains(path) && !self.statted.contains(path)
+    }
+
     pub(super) fn violation(&mut self, text: String) {
         self.violations.push(text);
     }
@@ -119,8 +125,10 @@ impl Inner {
                 watch.whole.insert(path, vec![inode.data.clone()]);
             }
         }
-        let dest = self.all_below(Side::Destination.root());
-        watch.strays = dest.into_keys().filter(|path| is_temp(path)).collect();
+        watch.had = self
+            .all_below(Side::Destination.root())
+            .into_keys()
+            .collect();
         self.watch = watch;
     }
 
@@ -186,8 +194,12 @@ impl Inner {
             may_supplant_trees,
             ..
         } = self.plan;
+        if !self.watch.had.contains(path) {
+            // Made in this run, and taken back.
+            return None;
+        }
         if let Some(of_source) = self.watch.stable.get(path) {
-            if self.watch.unstatted.contains(path) {
+            if self.watch.is_unknown(path) {
                 return Some(String::from("though its source could not be statted"));
             }
             let rewritten = !atomic && kind == Kind::File;
@@ -203,7 +215,7 @@ impl Inner {
         {
             lacking = parent(lacking);
         }
-        if self.watch.unstatted.contains(lacking) {
+        if self.watch.is_unknown(lacking) {
             return Some(format!("though source {lacking} could not be statted"));
         }
         if self.watch.stable.contains_key(lacking) {

@@ -13,6 +13,7 @@ pub(crate) mod watch;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,7 @@ use std::task::{Context, Poll};
 use nix::errno::Errno;
 use ringsync::error::{OpKind, Side};
 use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
-use ringsync::model::{Kind, Listing, Meta, State, Time};
+use ringsync::model::{Kind, Listing, Meta, State, Time, Xattrs};
 
 #[allow(unused_imports)] // Some test crates use only some of it.
 pub(crate) use plan::{Fault, Plan, Types};
@@ -66,10 +67,14 @@ struct Inode {
     /// Of a file its bytes, of a symlink its target.
     data: Vec<u8>,
     entries: BTreeMap<CString, u64>,
+    xattrs: BTreeMap<CString, Vec<u8>>,
     /// Of a directory.
     parent: u64,
     rdev: u64,
 }
+
+/// Blocks of zeros that a file may keep as holes.
+const BLOCK: usize = 8;
 
 impl Inode {
     fn new(kind: Kind, mode: u32, mtime: Time) -> Self {
@@ -82,9 +87,28 @@ impl Inode {
             mtime,
             data: Vec::new(),
             entries: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
             parent: 0,
             rdev: 0,
         }
+    }
+
+    fn is_hole(&self, block: usize) -> bool {
+        let end = self.data.len().min((block + 1) * BLOCK);
+        self.data[block * BLOCK..end].iter().all(|byte| *byte == 0)
+    }
+
+    fn has_holes(&self) -> bool {
+        self.kind == Kind::File && (0..self.data.len().div_ceil(BLOCK)).any(|at| self.is_hole(at))
+    }
+
+    /// The first run of blocks with data that ends after `offset`.
+    fn data_from(&self, offset: usize) -> Option<Range<u64>> {
+        let blocks = self.data.len().div_ceil(BLOCK);
+        let first = (offset / BLOCK..blocks).find(|at| !self.is_hole(*at))?;
+        let end = (first..blocks).find(|at| self.is_hole(*at));
+        let end = end.map_or(self.data.len(), |end| end * BLOCK);
+        Some((first * BLOCK).max(offset) as u64..end as u64)
     }
 }
 
@@ -113,6 +137,8 @@ struct Inner {
     plan: Plan,
     rng: Rng,
     watch: Watch,
+    /// While a tree is built: the inodes that have several names.
+    links: BTreeMap<(u64, String), u64>,
 }
 
 /// One entry, as tests compare it.
@@ -125,6 +151,9 @@ pub(crate) struct Seen {
     pub(crate) mtime: Time,
     pub(crate) data: Vec<u8>,
     pub(crate) rdev: u64,
+    pub(crate) xattrs: BTreeMap<CString, Vec<u8>>,
+    /// The first name of the same inode; empty when it has no other.
+    pub(crate) link: String,
 }
 
 impl Seen {
@@ -140,6 +169,8 @@ impl Seen {
             },
             data: data.to_vec(),
             rdev: 0,
+            xattrs: BTreeMap::new(),
+            link: String::new(),
         }
     }
 }
@@ -226,16 +257,24 @@ impl World {
         self.lock().dead
     }
 
-    /// Adds an entry; its parents are there already.
+    /// Adds an entry; its parents are there already. Files with the same `link` become names of one inode.
     pub(crate) fn add(&self, side: Side, path: &str, entry: &Seen) {
         let mut inner = self.lock();
+        let dir = inner.all_below(side.root())[watch::parent(path)];
+        let name = CString::new(watch::basename(path)).unwrap();
+        let link = (side.root(), entry.link.clone());
+        if let Some(known) = inner.links.get(&link).copied() {
+            return inner.attach(dir, name, known);
+        }
         let mut inode = Inode::new(entry.kind, entry.mode, entry.mtime);
         inode.data.clone_from(&entry.data);
         (inode.uid, inode.gid, inode.rdev) = (entry.uid, entry.gid, entry.rdev);
+        inode.xattrs.clone_from(&entry.xattrs);
         let number = inner.insert(inode);
-        let dir = inner.all_below(side.root())[watch::parent(path)];
-        let name = CString::new(watch::basename(path)).unwrap();
         inner.attach(dir, name, number);
+        if !entry.link.is_empty() {
+            inner.links.insert(link, number);
+        }
     }
 
     /// The times of directories, which everything that was added has moved.
@@ -357,6 +396,7 @@ impl Inner {
             plan: Plan::default(),
             rng: Rng::new(0),
             watch: Watch::default(),
+            links: BTreeMap::new(),
         }
     }
 
@@ -397,8 +437,14 @@ impl Inner {
     }
 
     fn seen_below(&self, root: u64) -> Tree {
-        let seen = |number| {
-            let inode: &Inode = &self.inodes[&number];
+        let all = self.all_below(root);
+        let mut first: BTreeMap<u64, &String> = BTreeMap::new();
+        for (path, number) in &all {
+            first.entry(*number).or_insert(path);
+        }
+        let seen = |number: u64| {
+            let inode = &self.inodes[&number];
+            let is_shared = inode.kind == Kind::File && inode.nlink > 1;
             Seen {
                 kind: inode.kind,
                 mode: inode.mode,
@@ -407,10 +453,17 @@ impl Inner {
                 mtime: inode.mtime,
                 data: inode.data.clone(),
                 rdev: inode.rdev,
+                xattrs: inode.xattrs.clone(),
+                link: if is_shared {
+                    first[&number].clone()
+                } else {
+                    String::new()
+                },
             }
         };
-        let all = self.all_below(root).into_iter();
-        all.map(|(path, number)| (path, seen(number))).collect()
+        all.iter()
+            .map(|(path, number)| (path.clone(), seen(*number)))
+            .collect()
     }
 
     fn open(&mut self, inode: u64, side: Side, path: String) -> u64 {
@@ -468,6 +521,24 @@ impl Inner {
         Err(Errno::ELOOP)
     }
 
+    /// A path of directories, through no symlink and never upwards.
+    fn walk_below(&self, at: &Handle, path: &[u8]) -> Result<u64, Errno> {
+        let mut dir = self.number_of(at);
+        let names = path.split(|byte| *byte == b'/');
+        for name in names.filter(|name| !name.is_empty()) {
+            if name == b".." {
+                return Err(Errno::EXDEV);
+            }
+            dir = self.look_up(dir, &CString::new(name).unwrap())?;
+            match self.inodes[&dir].kind {
+                Kind::Dir => {}
+                Kind::Symlink => return Err(Errno::ELOOP),
+                _ => return Err(Errno::ENOTDIR),
+            }
+        }
+        Ok(dir)
+    }
+
     fn look_up(&self, dir: u64, name: &CStr) -> Result<u64, Errno> {
         let inode = self.inodes.get(&dir).ok_or(Errno::ESTALE)?;
         match name.to_str().unwrap() {
@@ -486,13 +557,7 @@ impl Inner {
         match target {
             Target::Open(handle) => Ok(self.number_of(handle)),
             Target::Name(at, name) => self.find(at, name),
-        }
-    }
-
-    fn path_of_target(&self, target: &Target) -> String {
-        match target {
-            Target::Open(handle) => self.opened(handle).path.clone(),
-            Target::Name(at, name) => self.path_at(at, name),
+            Target::Followed(..) => panic!("no job here follows symlinks"),
         }
     }
 
@@ -537,7 +602,7 @@ impl Inner {
                 listing,
                 range,
             } => Ok(self.stat_many(side, &dir, listing, range)),
-            Op::SetAttrs { target, change } => self.set_attrs(side, &target, &change),
+            Op::SetAttrs { inode, change } => self.set_attrs(side, &inode, &change),
             op => {
                 let failed = |errno| OpError { kind, errno };
                 let (path, subject) = self.subject(side, &op);
@@ -550,8 +615,9 @@ impl Inner {
     /// What an operation works on: its path, and the inode by which sticky faults know it.
     fn subject(&mut self, side: Side, op: &Op) -> (String, u64) {
         let (handle, name) = match op {
-            Op::OpenDir { at, name }
-            | Op::Open { at, name }
+            Op::OpenDir { at, name, .. }
+            | Op::Open { at, name, .. }
+            | Op::OpenPlace { at, name }
             | Op::Create { at, name, .. }
             | Op::MakeDir { at, name, .. }
             | Op::MakeNode { at, name, .. }
@@ -569,11 +635,16 @@ impl Inner {
             Op::Read { file, .. }
             | Op::Write { file, .. }
             | Op::Close { file }
+            | Op::SeekData { file, .. }
             | Op::Truncate { file, .. } => (file, None),
+            Op::OpenDirBelow { at, path } => {
+                let path = str::from_utf8(path).unwrap().to_owned();
+                return (path, self.number_of(at));
+            }
             Op::CopyRange { to, .. } | Op::Clone { to, .. } => (to, None),
-            Op::Stat { target } => match target {
+            Op::Stat { target } | Op::ReadXattrs { target, .. } => match target {
                 Target::Open(handle) => (handle, None),
-                Target::Name(at, name) => (at, Some(name)),
+                Target::Name(at, name) | Target::Followed(at, name) => (at, Some(name)),
             },
             other => panic!("the engine does not use {:?} here", other.kind()),
         };
@@ -602,6 +673,7 @@ impl Inner {
             ino: number,
             dev: side.dev(),
             rdev: inode.rdev,
+            has_holes: inode.has_holes(),
         })
     }
 
@@ -617,14 +689,34 @@ impl Inner {
     fn perform(&mut self, side: Side, op: Op, path: &str) -> Result<Reply, Errno> {
         let kind = op.kind();
         match op {
-            Op::OpenDir { at, name } => {
+            Op::OpenDir { at, name, .. } => {
                 let number = self.find(&at, &name)?;
                 if self.inode(number)?.kind != Kind::Dir {
                     return Err(Errno::ENOTDIR);
                 }
                 self.reply_opened(number, side, path)
             }
-            Op::Open { at, name } => {
+            Op::OpenDirBelow { at, path: below } => {
+                let number = self.walk_below(&at, &below)?;
+                self.reply_opened(number, side, path)
+            }
+            Op::OpenPlace { at, name } => {
+                let number = self.find(&at, &name)?;
+                self.reply_opened(number, side, path)
+            }
+            Op::ReadXattrs { target, carried } => {
+                let number = self.target(&target)?;
+                let xattrs = &self.inode(number)?.xattrs;
+                let wanted = xattrs.iter().filter(|(name, _)| carried.wants(name));
+                let wanted = wanted.map(|(name, value)| (name.clone(), value.clone()));
+                Ok(Reply::Xattrs(Xattrs::new(wanted.collect())))
+            }
+            Op::SeekData { file, offset } => {
+                let number = self.number_of(&file);
+                let offset = usize::try_from(offset).unwrap();
+                Ok(Reply::Data(self.inode(number)?.data_from(offset)))
+            }
+            Op::Open { at, name, .. } => {
                 let number = self.find(&at, &name)?;
                 match self.inode(number)?.kind {
                     Kind::Symlink => Err(Errno::ELOOP),
@@ -685,6 +777,12 @@ impl Inner {
                 inode.data = target.into_bytes();
                 self.make(&at, &name, inode)?;
             }
+            Op::Link {
+                from,
+                from_name,
+                to,
+                to_name,
+            } => self.link(&from, &from_name, &to, &to_name)?,
             Op::Unlink { at, name } => self.unlink(&at, &name, false, path)?,
             Op::RemoveDir { at, name } => self.unlink(&at, &name, true, path)?,
             Op::Rename { at, from, to } => self.rename(&at, &from, &to, path)?,
@@ -789,6 +887,26 @@ impl Inner {
         Ok(number)
     }
 
+    fn link(
+        &mut self,
+        from: &Handle,
+        from_name: &CStr,
+        to: &Handle,
+        to_name: &CStr,
+    ) -> Result<(), Errno> {
+        let number = self.find(from, from_name)?;
+        let (dir, name) = self.walk(to, to_name)?;
+        if self.look_up(dir, &name).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        if self.inode(number)?.kind == Kind::Dir {
+            return Err(Errno::EPERM);
+        }
+        self.dir_to_change(dir)?;
+        self.attach(dir, name, number);
+        Ok(())
+    }
+
     fn unlink(
         &mut self,
         at: &Handle,
@@ -890,7 +1008,7 @@ impl Inner {
         side: Side,
         dir: &Handle,
         mut listing: Listing,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
     ) -> Reply {
         for at in range {
             if listing.entries[at].state != State::Wanted {
@@ -899,13 +1017,20 @@ impl Inner {
             let name = listing.name(&listing.entries[at]).to_owned();
             let path = self.path_at(dir, &name);
             let subject = self.find(dir, &name).unwrap_or(0);
-            let result = self
-                .admit(side, OpKind::Stat, &path, subject)
-                .and_then(|()| self.find(dir, &name))
-                .and_then(|number| self.meta(number, side));
-            if side == Side::Source && result.is_err() {
+            let admitted = self.admit(side, OpKind::Stat, &path, subject);
+            let found = self.find(dir, &name);
+            if let (Side::Source, Err(errno)) = (side, admitted)
+                && (found.is_ok() || errno != Errno::ENOENT)
+            {
                 self.watch.unstatted.insert(path);
             }
+            if side == Side::Source && admitted.is_ok() {
+                // A name that was listed twice: once is enough.
+                self.watch.statted.insert(self.path_at(dir, &name));
+            }
+            let result = admitted
+                .and(found)
+                .and_then(|number| self.meta(number, side));
             let entry = &mut listing.entries[at];
             match result {
                 Ok(meta) => entry.fill(&meta),
@@ -916,33 +1041,69 @@ impl Inner {
         Reply::Listed { listing, more }
     }
 
-    /// One system call after another, each of which may fail.
-    fn set_attrs(&mut self, side: Side, target: &Target, change: &Change) -> Outcome {
-        let path = self.path_of_target(target);
-        let step = |world: &mut Self, kind: OpKind, set: &dyn Fn(&mut Inode)| {
-            let failed = |errno| OpError { kind, errno };
-            let subject = world.target(target).unwrap_or(0);
-            world.admit(side, kind, &path, subject).map_err(failed)?;
-            world.watch_change(side, kind, &path);
-            let number = world.target(target).map_err(failed)?;
-            set(world.inode(number).map_err(failed)?);
-            Ok(())
-        };
+    /// One system call after another, each of which may fail; all are tried.
+    fn set_attrs(&mut self, side: Side, handle: &Handle, change: &Change) -> Outcome {
+        let mut first = None;
+        let mut mode = change.mode;
         if change.uid.is_some() || change.gid.is_some() {
-            step(self, OpKind::SetOwner, &|inode| {
+            let chowned = self.set(side, handle, OpKind::SetOwner, &mut first, |inode| {
                 inode.uid = change.uid.unwrap_or(inode.uid);
                 inode.gid = change.gid.unwrap_or(inode.gid);
+                inode.xattrs.remove(c"security.capability");
                 if inode.kind != Kind::Dir && inode.kind != Kind::Symlink {
                     inode.mode &= !0o6000;
                 }
-            })?;
+            });
+            if !chowned {
+                mode = mode.map(|mode| mode & !0o6000);
+            }
         }
-        if let Some(mode) = change.mode {
-            step(self, OpKind::SetMode, &|inode| inode.mode = mode)?;
+        if let Some(mode) = mode {
+            self.set(side, handle, OpKind::SetMode, &mut first, |inode| {
+                inode.mode = mode;
+            });
+        }
+        for name in &change.xattrs.remove {
+            self.set(side, handle, OpKind::SetXattrs, &mut first, |inode| {
+                inode.xattrs.remove(name);
+            });
+        }
+        for (name, value) in &change.xattrs.set {
+            self.set(side, handle, OpKind::SetXattrs, &mut first, |inode| {
+                inode.xattrs.insert(name.clone(), value.clone());
+            });
         }
         if let Some(mtime) = change.mtime {
-            step(self, OpKind::SetTimes, &|inode| inode.mtime = mtime)?;
+            self.set(side, handle, OpKind::SetTimes, &mut first, |inode| {
+                inode.mtime = mtime;
+            });
         }
-        Ok(Reply::Done)
+        first.map_or(Ok(Reply::Done), Err)
+    }
+
+    fn set(
+        &mut self,
+        side: Side,
+        handle: &Handle,
+        kind: OpKind,
+        first: &mut Option<OpError>,
+        set: impl FnOnce(&mut Inode),
+    ) -> bool {
+        let path = self.opened(handle).path.clone();
+        let number = self.number_of(handle);
+        let admitted = self.admit(side, kind, &path, number);
+        match admitted.and_then(|()| {
+            self.watch_change(side, kind, &path);
+            self.inode(number)
+        }) {
+            Ok(inode) => {
+                set(inode);
+                true
+            }
+            Err(errno) => {
+                first.get_or_insert(OpError { kind, errno });
+                false
+            }
+        }
     }
 }

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use ringsync::error::{Class, Error, Side};
 use ringsync::io::EngineChoice;
-use ringsync::model::{Item, Policy, Sink};
+use ringsync::model::{Item, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::{Delete, FsMaker, Job, Outcome, Roots, Run, Task, limits};
-use ringsync::transfer::{Reflink, WriteMode};
 
 use super::simfs::World;
 
@@ -38,27 +37,14 @@ pub(crate) struct Ended {
 }
 
 pub(crate) fn job(delete: Delete) -> Job {
+    // One shard: the order of operations is the same in every run.
+    let cpus = limits::allowed_cpus()[..1].to_vec();
+    let (source, dest) = (PathBuf::from("source"), PathBuf::from("dest"));
     Job {
-        task: Task::Sync,
-        source: PathBuf::from("source"),
-        dest: Some(PathBuf::from("dest")),
-        policy: Policy::archive(),
         delete,
-        delete_max: None,
-        force: false,
-        dry_run: false,
-        one_file_system: false,
-        write_mode: WriteMode::Atomic,
-        reflink: Reflink::Auto,
         engine: EngineChoice::Inline,
         io_depth: 16,
-        // One shard: the order of operations is the same in every run.
-        cpus: limits::allowed_cpus()[..1].to_vec(),
-        dirs_max: 4,
-        descriptors_max: 1000,
-        privileged: true,
-        own_ids: (0, 0),
-        umask: 0o022,
+        ..Job::archive(Task::Sync, source, Some(dest), cpus)
     }
 }
 
@@ -94,6 +80,7 @@ pub(crate) fn sync_telling(world: &World, job: Job, wants_items: bool) -> Ended 
     let errors = collect.errors.lock().unwrap().clone();
     let count = |class| errors.iter().filter(|error| error.class() == class).count() as u64;
     let counts = ErrorCounts {
+        warnings: count(Class::Warning),
         vanished: count(Class::Vanished),
         entry: count(Class::Entry),
         fatal: count(Class::Fatal),
