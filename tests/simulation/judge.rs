@@ -343,6 +343,10 @@ impl Case<'_> {
             self.world.seen(Side::Source),
             self.world.seen(Side::Destination),
         );
+        if watched.omitted > 0 {
+            // What no listing shows, nobody can sync.
+            return Ok(());
+        }
         let expected = expected(&self.source, &self.dest, self.job);
         for (path, entry) in &self.source {
             let stays = watched.is_stable(path) && source.get(path) == Some(entry);

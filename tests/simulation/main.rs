@@ -15,7 +15,7 @@ mod trees;
 
 use harness::{Bench, simulate};
 use judge::Case;
-use ringsync::error::Side;
+use ringsync::error::{OpKind, Side};
 use ringsync::run::{Delete, Job};
 use ringsync::transfer::WriteMode;
 use simfs::rng::Rng;
@@ -130,6 +130,7 @@ fn healthy(plan: &Plan) -> Plan {
         fault: None,
         faults: 0,
         sticky_faults: 0,
+        only: None,
         source_changes: 0,
         dest_changes: 0,
         crash_at: None,
@@ -145,10 +146,15 @@ fn failing(bench: &Bench) -> Result<(), String> {
     let rng = &mut drawn.rng;
     match rng.below(10) {
         0 => {}
-        1..8 => drawn.plan.faults = *rng.pick(&[3, 10, 30, 100, 400]),
+        1..6 => drawn.plan.faults = *rng.pick(&[3, 10, 30, 100, 400]),
+        // Of one kind, so that the rare ones get their turn.
+        6..9 => {
+            drawn.plan.only = Some(*rng.pick(&OpKind::ALL));
+            drawn.plan.faults = *rng.pick(&[50, 200, 500]);
+        }
         _ => drawn.plan.sticky_faults = *rng.pick(&[10, 30, 100]),
     }
-    drawn.plan.fatal_faults = rng.chance(25);
+    drawn.plan.fatal_faults = rng.chance(50);
     let (case, ended) = run(&drawn);
     bench.count(&drawn.world, &ended);
     case.judge_faults(&ended)

@@ -165,7 +165,8 @@ impl Inner {
     /// A file gets its final name.
     pub(super) fn watch_install(&mut self, inode: u64, to: &str) {
         let inode = &self.inodes[&inode];
-        if inode.kind != Kind::File || is_temp(to) {
+        // A second name of something that has its final name was judged with the first one.
+        if inode.kind != Kind::File || inode.nlink > 1 || is_temp(to) {
             return;
         }
         let known = self.watch.whole.get(to);
