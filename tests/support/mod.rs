@@ -1,10 +1,11 @@
 //! What every test crate shares: running the binary, scratch space, skips, and the engines to run under.
 //!
-//! `run` runs the binary, `tree` builds trees, `snap` looks at them, `image` mounts filesystems, `rng` is the seeded randomness.
+//! `run` runs the binary, `tree` builds trees, `snap` and `full` look at them, `image` mounts filesystems, `rng` is the seeded randomness.
 
 // Every test crate compiles its own copy of this module and uses only some of it.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod full;
 pub(crate) mod image;
 pub(crate) mod rng;
 pub(crate) mod run;
