@@ -75,7 +75,7 @@ fn compare_on(filesystem: &str, seeds: Range<u64>) {
         let engines = engines();
         let engine = engines[usize::try_from(start / BATCH).unwrap() % engines.len()];
         // Blocks that are shared with the source take no space, but stat says they do.
-        let shares = start / BATCH % 2 == 0;
+        let shares = (start / BATCH).is_multiple_of(2);
         failures.extend(compare_batch(&image, batch, (engine, shares), &mut totals));
     }
     eprintln!("{filesystem}: {totals:?}");
@@ -318,8 +318,8 @@ fn change(rich: &mut Rich, rng: &mut Rng) {
 /// Contents that differ under an equal size and time are seen by nobody, and then it is open whose a joined inode gets.
 fn touch_silent_changes(before: &Tree, after: &mut Tree, rng: &mut Rng) {
     for (path, node) in &mut after.nodes {
-        let silent = |old: &&Node| old.kind != node.kind && old.mtime == node.mtime;
-        if before.nodes.get(path).filter(silent).is_some() {
+        let silent = |old: &Node| old.kind != node.kind && old.mtime == node.mtime;
+        if before.nodes.get(path).is_some_and(silent) {
             node.mtime = random_time(rng);
         }
     }

@@ -31,7 +31,8 @@ fn require(holds: bool, text: impl FnOnce() -> String) -> Verdict {
 
 /// One a line, for a failing test.
 fn lines(all: impl Iterator<Item = impl ToString>) -> String {
-    all.map(|one| format!("\n  {}", one.to_string())).collect()
+    let all: Vec<String> = all.map(|one| one.to_string()).collect();
+    format!("\n  {}", all.join("\n  "))
 }
 
 fn path_of(error: &Error) -> &str {

@@ -16,10 +16,11 @@ mod trees;
 use harness::{Bench, simulate};
 use judge::Case;
 use ringsync::error::{OpKind, Side};
+use ringsync::model::Kind;
 use ringsync::run::{Delete, Job};
 use ringsync::transfer::WriteMode;
 use simfs::rng::Rng;
-use simfs::watch::is_temp;
+use simfs::watch::{is_temp, parent};
 use simfs::{Plan, World};
 use simrun::{Ended, sync_telling};
 use trees::{random_job, random_plan, random_world};
@@ -52,7 +53,7 @@ fn draw(bench: &Bench, salt: u64) -> Drawn {
 }
 
 /// Runs with the plan, in which `spoil` has put what goes wrong.
-fn run<'a>(drawn: &'a Drawn) -> (Case<'a>, Ended) {
+fn run(drawn: &Drawn) -> (Case<'_>, Ended) {
     let Drawn {
         world,
         job,
@@ -73,7 +74,7 @@ fn run<'a>(drawn: &'a Drawn) -> (Case<'a>, Ended) {
     (case, ended)
 }
 
-fn words(drawn: &Drawn, text: String) -> String {
+fn words(drawn: &Drawn, text: &str) -> String {
     format!("{text}\n{:?}\n{:?}", drawn.plan, drawn.job)
 }
 
@@ -111,15 +112,13 @@ fn repair(bench: &Bench, drawn: &Drawn) -> Result<(), String> {
         return Err(format!("the repairing run: {violations:#?}"));
     }
     // Where no source directory corresponds, nobody looks for what an earlier run left.
-    let left = after.keys().find(|path| {
-        let visited = source.contains_key(simfs::watch::parent(path));
-        is_temp(path)
-            && visited
-            && after[*path].kind != ringsync::model::Kind::Dir
-            && !expected.tree.contains_key(*path)
+    let left = after.iter().find(|(path, entry)| {
+        let visited = source.contains_key(parent(path));
+        let meant = expected.tree.contains_key(*path) || entry.kind == Kind::Dir;
+        is_temp(path) && visited && !meant
     });
     match left {
-        Some(path) => Err(format!("{path} is left over")),
+        Some((path, _)) => Err(format!("{path} is left over")),
         None => Ok(()),
     }
 }
@@ -159,7 +158,7 @@ fn failing(bench: &Bench) -> Result<(), String> {
     bench.count(&drawn.world, &ended);
     case.judge_faults(&ended)
         .and_then(|()| repair(bench, &drawn))
-        .map_err(|text| words(&drawn, text))
+        .map_err(|text| words(&drawn, &text))
 }
 
 #[test]
@@ -189,7 +188,7 @@ fn racing(bench: &Bench) -> Result<(), String> {
     };
     judged
         .and_then(|()| repair(bench, &drawn))
-        .map_err(|text| words(&drawn, text))
+        .map_err(|text| words(&drawn, &text))
 }
 
 #[test]
@@ -217,7 +216,7 @@ fn crash(bench: &Bench, drawn: &Drawn, at: usize) -> Result<bool, String> {
     }
     case.judge_always(&ended)
         .and_then(|()| repair(bench, &drawn))
-        .map_err(|text| words(&drawn, text))?;
+        .map_err(|text| words(&drawn, &text))?;
     Ok(crashed)
 }
 

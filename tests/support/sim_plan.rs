@@ -24,6 +24,7 @@ pub(crate) struct Fault {
 
 /// Everything that a world does to those who work in it. Rates are per thousand operations.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is one property of a world, and they combine freely.
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) fault: Option<Fault>,

@@ -328,7 +328,7 @@ impl Fs for Mount {
         if turns_late_max == 0 {
             return Pending::ready(inner.run(self.side, op));
         }
-        let turns_late = inner.rng.below(turns_late_max + 1);
+        let turns_left = inner.rng.below(turns_late_max + 1);
         let at_once = inner.rng.chance(50);
         let (op, outcome) = if at_once {
             (None, Some(inner.run(self.side, op)))
@@ -338,7 +338,7 @@ impl Fs for Mount {
         Pending::Boxed(Box::pin(Late {
             world: self.world.clone(),
             side: self.side,
-            turns_late,
+            turns_left,
             op,
             outcome,
         }))
@@ -353,7 +353,7 @@ impl Fs for Mount {
 struct Late {
     world: World,
     side: Side,
-    turns_late: usize,
+    turns_left: usize,
     op: Option<Op>,
     outcome: Option<Outcome>,
 }
@@ -362,8 +362,8 @@ impl Future for Late {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        if self.turns_late > 0 {
-            self.turns_late -= 1;
+        if self.turns_left > 0 {
+            self.turns_left -= 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
