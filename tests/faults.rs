@@ -378,3 +378,16 @@ fn a_directory_that_opens_on_neither_side_is_told_for_both() {
     assert_eq!(sides.len(), 2, "{:?}", ended.errors);
     assert!(sides.contains(&Side::Source) && sides.contains(&Side::Destination));
 }
+
+#[test]
+fn what_a_killed_run_left_goes_also_when_its_time_is_far_ahead() {
+    let world = World::new();
+    let file = Seen::new(Kind::File, 0o644, 4_000_000_000, b"from the future");
+    world.add(Side::Source, "file", &file);
+    world.add(Side::Destination, ".file.rs-0a1b2c3d", &file);
+    let dir = Seen::new(Kind::Dir, 0o755, 4_000_000_000, b"");
+    world.add(Side::Destination, ".dir.rs-0a1b2c3d", &dir);
+    let ended = sync(&world, job(Delete::During));
+    assert_eq!(ended.exit_code, 0, "{:?}", ended.errors);
+    assert_equal(&world, "nothing is left over");
+}

@@ -22,6 +22,9 @@ const STAT_BATCH: usize = 256;
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 2.
 const ENOENT: u16 = Errno::ENOENT as u16;
 
+/// How far the clock of a file server may be ahead of ours, in seconds.
+const CLOCK_AHEAD_MAX_S: i64 = 24 * 60 * 60;
+
 /// Temporary files that may be removed as left over: ours by name, not a directory, and not written since this run began.
 /// Mode, owner and links say nothing: a killed run may have set those of the source already, and a hard link on its way
 /// to its final name has the data of the names that stay.
@@ -39,8 +42,15 @@ impl StrayRule {
         (self.target_of)(name)
     }
 
+    /// Whether a run that is alive may be writing this. A time far ahead is not that of a write, but one that was set: the
+    /// source's.
+    fn may_be_alive(&self, meta: &Meta) -> bool {
+        let latest = self.before.sec.saturating_add(CLOCK_AHEAD_MAX_S);
+        meta.kind != Kind::Dir && meta.mtime >= self.before && meta.mtime.sec <= latest
+    }
+
     fn covers(&self, meta: &Meta) -> bool {
-        meta.kind != Kind::Dir && meta.mtime < self.before
+        meta.kind != Kind::Dir && !self.may_be_alive(meta)
     }
 }
 
@@ -461,8 +471,9 @@ impl Part {
                 .is_some_and(|(rule, meta)| rule.covers(&meta));
         // A temporary file that is being written belongs to a run that is alive.
         let alive = is_temp
-            && !stray
-            && meta.is_some_and(|meta| rule.is_some_and(|rule| meta.mtime >= rule.before));
+            && rule
+                .zip(meta)
+                .is_some_and(|(rule, meta)| rule.may_be_alive(&meta));
         if !stray && (!may_delete || alive) {
             return;
         }
