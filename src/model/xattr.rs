@@ -76,7 +76,8 @@ pub struct XattrChange {
 }
 
 impl XattrChange {
-    /// From `now` to `wanted`. With `chowned`, the owner or group changes first, which clears file capabilities.
+    /// From `now` to `wanted`. With `chowned`, the owner or group changes first, which clears the capabilities of a file, but
+    /// not of a directory: they are set again, and removed, in any case.
     #[must_use]
     pub fn between(now: &Xattrs, wanted: &Xattrs, chowned: bool) -> Self {
         let kept = |name: &CStr| !(chowned && name == CAPABILITY);
@@ -84,10 +85,7 @@ impl XattrChange {
             .0
             .iter()
             .filter(|(name, value)| now.get(name) != Some(value) || !kept(name));
-        let remove = now
-            .0
-            .iter()
-            .filter(|(name, _)| wanted.get(name).is_none() && kept(name));
+        let remove = now.0.iter().filter(|(name, _)| wanted.get(name).is_none());
         Self {
             set: set.cloned().collect(),
             remove: remove.map(|(name, _)| name.clone()).collect(),
@@ -166,11 +164,13 @@ mod tests {
         let change = XattrChange::between(&with, &with, true);
         assert_eq!(change.set, [(CAPABILITY.to_owned(), b"caps".to_vec())]);
         let without = xattrs(&[(c"user.a", "1")]);
-        assert!(XattrChange::between(&with, &without, true).is_empty());
-        assert_eq!(
-            XattrChange::between(&with, &without, false).remove,
-            [CAPABILITY.to_owned()]
-        );
+        for chowned in [false, true] {
+            assert_eq!(
+                XattrChange::between(&with, &without, chowned).remove,
+                [CAPABILITY.to_owned()],
+                "a directory keeps them when it is chowned"
+            );
+        }
     }
 
     #[test]
