@@ -17,7 +17,8 @@ const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", ".dot", "two 
 const TEMP_NAMES: [&str; 3] = [".a.rs-0a1b2c3d", ".b.rs-ffffffff", ".zz.rs-00000000"];
 const MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o400, 0o4755, 0o2711, 0o1777, 0o000];
 /// Few, so that many are equal; years apart, so that some are newer.
-const TIMES: [Time; 6] = [
+const TIMES: [Time; 7] = [
+    time(4_000_000_000, 1),
     time(1_000_000_000, 7),
     time(1_000_000_000, 0),
     time(1_000_000_001, 7),

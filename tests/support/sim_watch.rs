@@ -169,8 +169,12 @@ impl Inner {
         if inode.kind != Kind::File || inode.nlink > 1 || is_temp(to) {
             return;
         }
-        let known = self.watch.whole.get(to);
-        if !known.is_some_and(|known| known.contains(&inode.data)) {
+        // A file whose directory was moved while it was open is known by its name only.
+        let mut known = self.watch.whole.iter();
+        let is_whole = known.any(|(path, contents)| {
+            basename(path) == basename(to) && contents.contains(&inode.data)
+        });
+        if !is_whole {
             self.watch.torn.push(to.to_owned());
         }
     }

@@ -1049,7 +1049,9 @@ impl Inner {
             let chowned = self.set(side, handle, OpKind::SetOwner, &mut first, |inode| {
                 inode.uid = change.uid.unwrap_or(inode.uid);
                 inode.gid = change.gid.unwrap_or(inode.gid);
-                inode.xattrs.remove(c"security.capability");
+                if inode.kind != Kind::Dir {
+                    inode.xattrs.remove(c"security.capability");
+                }
                 if inode.kind != Kind::Dir && inode.kind != Kind::Symlink {
                     inode.mode &= !0o6000;
                 }
