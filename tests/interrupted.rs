@@ -20,14 +20,14 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use ringsync::error::{Error, OpKind};
+use ringsync::error::{Error, OpKind, Side};
 use ringsync::io::{EngineChoice, Fs, Op, Pending};
 use ringsync::model::{Item, Kind, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::watchdog::{WatchLimits, Watchdog};
 use ringsync::run::{Delete, Job, Roots, Run, Task, limits};
 use ringsync::throttle::Cancel;
-use simfs::SimFs;
+use simfs::{Seen, World};
 use support::image::Image;
 use support::snap::{assert_equal_trees, snapshot, temporaries};
 use support::tree::{LONG_AGO, Tree, set_mtime, write_noise};
@@ -648,20 +648,21 @@ enum Ended {
     GivenUp(Vec<String>),
 }
 
-fn run_watched(source: &SimFs, dest: &SimFs, kind: OpKind, hang: Hang, timeout: f64) -> Ended {
-    let (source_fs, dest_fs) = (source.clone(), dest.clone());
+fn run_watched(world: &World, kind: OpKind, hang: Hang, timeout: f64) -> Ended {
+    let of_shards = world.clone();
     let holder = match &hang {
         Hang::UntilCancelled(holder) => Some(holder.clone()),
         _ => None,
     };
     let roots = Roots {
-        source: source.root(),
-        dest: Some(dest.root()),
-        dest_identity: Some(dest.root_identity()),
+        source: world.root(Side::Source),
+        dest: Some(world.root(Side::Destination)),
+        dest_identity: Some(World::root_identity(Side::Destination)),
         fs: Arc::new(move || {
-            let fs = source_fs.mount();
+            let fs = of_shards.mount(Side::Source);
             let hang = hang.clone();
-            Ok((Rc::new(Hanging { fs, kind, hang }), dest_fs.mount()))
+            let dest = of_shards.mount(Side::Destination);
+            Ok((Rc::new(Hanging { fs, kind, hang }), dest))
         }),
     };
     let mut run = Run::with_roots(job(), roots);
@@ -694,18 +695,21 @@ fn run_watched(source: &SimFs, dest: &SimFs, kind: OpKind, hang: Hang, timeout: 
         .expect("it hangs")
 }
 
-fn two_trees() -> (SimFs, SimFs) {
-    let (source, dest) = (SimFs::new(1), SimFs::new(2));
-    source.add("dir", Kind::Dir, 0o755, 10, b"");
-    source.add("dir/file", Kind::File, 0o644, 10, &[b'x'; 400]);
-    dest.add("extra", Kind::File, 0o644, 10, b"extra");
-    (source, dest)
+fn two_trees() -> World {
+    let world = World::new();
+    let dir = Seen::new(Kind::Dir, 0o755, 10, b"");
+    world.add(Side::Source, "dir", &dir);
+    let file = Seen::new(Kind::File, 0o644, 10, &[b'x'; 400]);
+    world.add(Side::Source, "dir/file", &file);
+    let extra = Seen::new(Kind::File, 0o644, 10, b"extra");
+    world.add(Side::Destination, "extra", &extra);
+    world
 }
 
 #[test]
 fn an_operation_that_never_completes_is_named() {
-    let (source, dest) = two_trees();
-    match run_watched(&source, &dest, OpKind::Open, Hang::Never, 1.0) {
+    let world = two_trees();
+    match run_watched(&world, OpKind::Open, Hang::Never, 1.0) {
         Ended::GivenUp(waiting) => {
             assert_eq!(waiting.len(), 1, "{waiting:?}");
             assert!(
@@ -719,21 +723,21 @@ fn an_operation_that_never_completes_is_named() {
 
 #[test]
 fn an_operation_that_gives_up_at_last_ends_the_run_with_30() {
-    let (source, dest) = two_trees();
+    let world = two_trees();
     let hang = Hang::UntilCancelled(Arc::default());
-    let ended = run_watched(&source, &dest, OpKind::ReadDir, hang, 1.0);
+    let ended = run_watched(&world, OpKind::ReadDir, hang, 1.0);
     assert!(matches!(ended, Ended::ByItself(30)), "{ended:?}");
     // The listing failed, so nothing was deleted.
-    assert!(dest.seen().contains_key("extra"));
+    assert!(world.seen(Side::Destination).contains_key("extra"));
 }
 
 /// One file that takes several timeouts is no reason to end: each block of it is progress.
 #[test]
 fn a_large_file_on_a_slow_filesystem_is_progress() {
-    let (source, dest) = two_trees();
+    let world = two_trees();
     // 81 reads of 40 ms.
     let hang = Hang::Slow(Duration::from_millis(40));
-    let ended = run_watched(&source, &dest, OpKind::Read, hang, 1.5);
+    let ended = run_watched(&world, OpKind::Read, hang, 1.5);
     assert!(matches!(ended, Ended::ByItself(0)), "{ended:?}");
-    assert_eq!(source.seen(), dest.seen());
+    assert_eq!(world.seen(Side::Source), world.seen(Side::Destination));
 }

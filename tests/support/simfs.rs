@@ -5,6 +5,8 @@
 mod changes;
 #[path = "sim_plan.rs"]
 pub(crate) mod plan;
+// Where the other support is used too, it has its own.
+#[allow(clippy::duplicate_mod)]
 #[path = "rng.rs"]
 pub(crate) mod rng;
 #[path = "sim_watch.rs"]

@@ -42,6 +42,8 @@ pub(crate) fn job(delete: Delete) -> Job {
     let (source, dest) = (PathBuf::from("source"), PathBuf::from("dest"));
     Job {
         delete,
+        // Random trees may have next to nothing in common.
+        force_delete: true,
         engine: EngineChoice::Inline,
         io_depth: 16,
         ..Job::archive(Task::Sync, source, Some(dest), cpus)
