@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use ringsync::error::Error;
+use ringsync::error::{Error, Side};
 use ringsync::io::{EngineChoice, Fs, Op, Outcome, Pending, Reply};
 use ringsync::model::filter::{Filter, Given, Surroundings};
 use ringsync::model::{Item, Kind, Listing, Sink};
 use ringsync::run::{Delete, Job, Roots, Run, Task, limits};
-use simfs::SimFs;
+use simfs::{Seen, World};
 
 /// Takes the types out of listings, and remembers whose attributes were asked for.
 struct Untyped {
@@ -95,35 +95,39 @@ fn filter(rules: &[&str]) -> Option<Arc<Filter>> {
 #[test]
 fn rules_for_directories_wait_for_the_type() {
     for delete in [Delete::During, Delete::After] {
-        let (source, dest) = (SimFs::new(1), SimFs::new(2));
-        for (fs, names) in [
-            (&source, ["dir", "keep", "keep2"]),
-            (&dest, ["gone", "kept", "gone/kept"]),
+        let world = World::new();
+        let (source, dest) = (Side::Source, Side::Destination);
+        let add = |side, name, kind, mode, data: &[u8]| {
+            world.add(side, name, &Seen::new(kind, mode, 10, data));
+        };
+        for (side, names) in [
+            (source, ["dir", "keep", "keep2"]),
+            (dest, ["gone", "kept", "gone/kept"]),
         ] {
             for name in names {
-                fs.add(name, Kind::Dir, 0o755, 10, b"");
+                add(side, name, Kind::Dir, 0o755, b"");
             }
         }
         // The names of directories that are hidden or protected, as files; and what is hidden whatever it is.
-        source.add("file", Kind::File, 0o644, 10, b"file");
-        source.add("dir/keep", Kind::File, 0o644, 10, b"a file");
-        source.add("secret", Kind::File, 0o644, 10, b"secret");
-        dest.add("gone/file", Kind::File, 0o644, 10, b"file");
-        dest.add("gone/kept/inner", Kind::File, 0o644, 10, b"inner");
+        add(source, "file", Kind::File, 0o644, b"file");
+        add(source, "dir/keep", Kind::File, 0o644, b"a file");
+        add(source, "secret", Kind::File, 0o644, b"secret");
+        add(dest, "gone/file", Kind::File, 0o644, b"file");
+        add(dest, "gone/kept/inner", Kind::File, 0o644, b"inner");
 
         let looked_at = Arc::new(Mutex::new(Vec::new()));
-        let (source_fs, dest_fs, looked) = (source.clone(), dest.clone(), looked_at.clone());
-        let untyped = move |fs: &SimFs| -> Rc<dyn Fs> {
+        let (mounted, looked) = (world.clone(), looked_at.clone());
+        let untyped = move |side| -> Rc<dyn Fs> {
             Rc::new(Untyped {
-                fs: fs.mount(),
+                fs: mounted.mount(side),
                 looked_at: looked.clone(),
             })
         };
         let roots = Roots {
-            source: source.root(),
-            dest: Some(dest.root()),
-            dest_identity: Some(dest.root_identity()),
-            fs: Arc::new(move || Ok((untyped(&source_fs), untyped(&dest_fs)))),
+            source: world.root(source),
+            dest: Some(world.root(dest)),
+            dest_identity: Some(World::root_identity(dest)),
+            fs: Arc::new(move || Ok((untyped(source), untyped(dest)))),
         };
         let cpus = limits::allowed_cpus()[..1].to_vec();
         let paths = (PathBuf::from("source"), PathBuf::from("dest"));
@@ -136,8 +140,8 @@ fn rules_for_directories_wait_for_the_type() {
         let sink: Arc<dyn Sink> = Arc::new(Panics);
         Run::with_roots(job, roots).execute(&sink).unwrap();
 
-        let left: Vec<String> = dest
-            .seen()
+        let left: Vec<String> = world
+            .seen(dest)
             .into_keys()
             .filter(|path| !path.is_empty())
             .collect();
