@@ -15,6 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno as RawErrno;
 
+use super::again::retry;
 use super::inline::errno_of;
 use super::op::{Change, Handle, OpError, Outcome, Reply, Target};
 use crate::error::OpKind;
@@ -53,27 +54,27 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
     let mut mode = change.mode;
     if change.uid.is_some() || change.gid.is_some() {
         let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-        let chowned = fchownat(inode, c"", uid, gid, AtFlags::AT_EMPTY_PATH);
+        let chowned = retry(|| fchownat(inode, c"", uid, gid, AtFlags::AT_EMPTY_PATH));
         if !first.note(OpKind::SetOwner, chowned) {
             mode = mode.map(|mode| mode & !0o6000);
         }
     }
     if let Some(mode) = mode {
-        first.note(OpKind::SetMode, set_mode(inode, mode));
+        first.note(OpKind::SetMode, retry(|| set_mode(inode, mode)));
     }
     for name in &change.xattrs.remove {
-        let removed = match remove_xattr(inode, name) {
-            Err(RawErrno::NODATA) => Ok(()),
-            result => result.map_err(errno_of),
+        let removed = match retry(|| remove_xattr(inode, name).map_err(errno_of)) {
+            Err(Errno::ENODATA) => Ok(()),
+            result => result,
         };
         first.note(OpKind::SetXattrs, removed);
     }
     for (name, value) in &change.xattrs.set {
-        let set = set_xattr(inode, name, value).map_err(errno_of);
+        let set = retry(|| set_xattr(inode, name, value).map_err(errno_of));
         if !first.note(OpKind::SetXattrs, set)
             && let Some(mode) = mode.and_then(|mode| mode_without_acl(name, value, mode))
         {
-            first.note(OpKind::SetMode, set_mode(inode, mode));
+            first.note(OpKind::SetMode, retry(|| set_mode(inode, mode)));
         }
     }
     if let Some(mtime) = change.mtime {
@@ -87,7 +88,7 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
                 tv_nsec: mtime.nsec.into(),
             },
         };
-        let set = utimensat(inode, c"", &times, TimesAt::EMPTY_PATH).map_err(errno_of);
+        let set = retry(|| utimensat(inode, c"", &times, TimesAt::EMPTY_PATH).map_err(errno_of));
         first.note(OpKind::SetTimes, set);
     }
     first.0.map_or(Ok(Reply::Done), Err)

@@ -8,6 +8,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use rustix::fs::{OFlags, ResolveFlags, openat2};
 
+use super::again::retry;
 use super::inline::{OPEN_DIR, errno_of};
 
 /// Longest path given to one call: less than the kernel's PATH_MAX (4,096 with the NUL).
@@ -18,7 +19,7 @@ const PATH_BYTES_MAX: usize = 4000;
 /// # Errors
 /// `ELOOP`, `ENOTDIR` or `EXDEV` for a path that would leave `at` or lead through a symlink; else what the kernel says.
 pub(super) fn open_dir(at: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut dir = openat(&at, c".", OPEN_DIR, Mode::empty())?;
+    let mut dir = retry(|| openat(&at, c".", OPEN_DIR, Mode::empty()))?;
     let mut rest = path;
     while !rest.is_empty() {
         let step;
@@ -43,7 +44,8 @@ fn next_step(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
 fn open_step(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(dir, path, flags, rustix::fs::Mode::empty(), resolve).map_err(errno_of) {
+    let mode = rustix::fs::Mode::empty();
+    match retry(|| openat2(dir, path, flags, mode, resolve).map_err(errno_of)) {
         // Before Linux 5.6, or hidden by a seccomp filter. EAGAIN: a rename raced with "..", which no path of ours has.
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EAGAIN) => walk(dir, path),
         result => result,
@@ -58,7 +60,8 @@ fn walk(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
             return Err(Errno::EXDEV);
         }
         let flags = OPEN_DIR | OFlag::O_NOFOLLOW;
-        let next = openat(at.as_ref().unwrap_or(dir), name, flags, Mode::empty())?;
+        let from = at.as_ref().unwrap_or(dir);
+        let next = retry(|| openat(from, name, flags, Mode::empty()))?;
         at = Some(next);
     }
     at.ok_or(Errno::ENOENT)

@@ -16,6 +16,7 @@ use nix::unistd::{
 };
 use rustix::fs::{AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, ioctl_ficlone, statx};
 
+use super::again::{REPEATS_MAX, is_transient, retry};
 use super::attrs::{read_xattrs, set_attrs};
 use super::beneath;
 use super::op::{Handle, Links, Op, OpError, Outcome, Reply, Target};
@@ -140,15 +141,15 @@ pub fn run(op: Op) -> Outcome {
             .map(Reply::Xattrs)
             .map_err(errno),
         Op::SeekData { file, offset } => seek_data(&file, offset).map_err(errno),
-        op => run_namespace(op).map_err(errno),
+        Op::Close { file } => close(file).map(|()| Reply::Done).map_err(errno),
+        op => retry(|| run_namespace(&op)).map_err(errno),
     }
 }
 
 /// The operations that only change names or hand back nothing.
-fn run_namespace(op: Op) -> Result<Reply, Errno> {
+fn run_namespace(op: &Op) -> Result<Reply, Errno> {
     match op {
-        Op::Close { file } => close(file)?,
-        Op::MakeDir { at, name, mode } => mkdirat(&at, name.as_c_str(), mode_of(mode))?,
+        Op::MakeDir { at, name, mode } => mkdirat(at, name.as_c_str(), mode_of(*mode))?,
         Op::MakeNode {
             at,
             name,
@@ -157,37 +158,37 @@ fn run_namespace(op: Op) -> Result<Reply, Errno> {
             rdev,
         } => {
             let format = SFlag::from_bits_truncate(kind.mode_bits());
-            mknodat(&at, name.as_c_str(), format, mode_of(mode), rdev)?;
+            mknodat(at, name.as_c_str(), format, mode_of(*mode), *rdev)?;
         }
-        Op::MakeSymlink { at, name, target } => symlinkat(target.as_c_str(), &at, name.as_c_str())?,
+        Op::MakeSymlink { at, name, target } => symlinkat(target.as_c_str(), at, name.as_c_str())?,
         Op::Link {
             from,
             from_name,
             to,
             to_name,
         } => linkat(
-            &from,
+            from,
             from_name.as_c_str(),
-            &to,
+            to,
             to_name.as_c_str(),
             AtFlags::empty(),
         )?,
-        Op::Unlink { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?,
-        Op::RemoveDir { at, name } => unlinkat(&at, name.as_c_str(), UnlinkatFlags::RemoveDir)?,
-        Op::Rename { at, from, to } => renameat(&at, from.as_c_str(), &at, to.as_c_str())?,
+        Op::Unlink { at, name } => unlinkat(at, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?,
+        Op::RemoveDir { at, name } => unlinkat(at, name.as_c_str(), UnlinkatFlags::RemoveDir)?,
+        Op::Rename { at, from, to } => renameat(at, from.as_c_str(), at, to.as_c_str())?,
+        Op::Clone { from, to } => ioctl_ficlone(to, from).map_err(errno_of)?,
+        Op::Truncate { file, len } => ftruncate(file, offset_of(*len)?)?,
         Op::Move {
             from,
             from_name,
             to,
             to_name,
-        } => renameat(&from, from_name.as_c_str(), &to, to_name.as_c_str())?,
-        Op::Clone { from, to } => ioctl_ficlone(&to, &from).map_err(errno_of)?,
-        Op::Truncate { file, len } => ftruncate(&file, offset_of(len)?)?,
-        Op::Fsync { file } => retry(|| fsync(&file))?,
+        } => renameat(from, from_name.as_c_str(), to, to_name.as_c_str())?,
+        Op::Fsync { file } => fsync(file)?,
         Op::DropCache { file } => {
-            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
-        Op::SyncFs { dir } => retry(|| syncfs(&dir))?,
+        Op::SyncFs { dir } => syncfs(dir)?,
         other => unreachable!("{:?} hands back something", other.kind()),
     }
     Ok(Reply::Done)
@@ -204,16 +205,6 @@ fn offset_of(offset: u64) -> Result<i64, Errno> {
 
 pub(super) fn errno_of(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
-}
-
-/// Repeats a call that a signal interrupted. Signals are few and their handlers return, so this ends.
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            result => return result,
-        }
-    }
 }
 
 fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<Reply, Errno> {
@@ -238,6 +229,12 @@ pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
     Ok(Reply::Opened(Handle::place(fd, meta.dev), meta))
 }
 
+/// Whether a file is on FUSE, or might be: a server that does not answer is as good as one.
+pub(super) fn is_fuse(file: &Handle) -> bool {
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+    rustix::fs::fstatfs(file).map_or(true, |fs| fs.f_type.cast_unsigned() == FUSE_SUPER_MAGIC)
+}
+
 fn close(file: Handle) -> Result<(), Errno> {
     match file.into_fd() {
         // Linux frees the descriptor whatever close returns, so this is never repeated.
@@ -250,10 +247,13 @@ fn read_dir(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
     let mut scratch = std::mem::take(&mut listing.scratch);
     scratch.reserve(READ_DIR_BYTES);
     let mut iter = RawDir::new(dir, scratch.spare_capacity_mut());
+    let mut repeats = 0;
     let more = loop {
         match iter.next() {
             None => break false,
-            Some(Err(rustix::io::Errno::INTR)) => continue,
+            Some(Err(errno)) if is_transient(errno_of(errno)) && repeats < REPEATS_MAX => {
+                repeats += 1;
+            }
             Some(Err(errno)) => return Err(errno_of(errno)),
             Some(Ok(entry)) => {
                 let name = entry.file_name();
@@ -308,6 +308,10 @@ pub(super) fn stat_many(dir: &Handle, listing: &mut Listing, range: Range<usize>
         let result = statx(dir, name, STATX_AT, STATX_WANTED);
         match result.map_err(errno_of).and_then(|raw| meta_of(&raw)) {
             Ok(meta) => entry.fill(&meta),
+            Err(errno) if is_transient(errno) => match stat_at(dir, name, STATX_AT) {
+                Ok(meta) => entry.fill(&meta),
+                Err(errno) => entry.state = failed(errno),
+            },
             Err(errno) => entry.state = failed(errno),
         }
         calls += 1;
@@ -328,14 +332,13 @@ pub(super) fn fill(listing: &mut Listing, at: usize, result: Result<Meta, Errno>
     }
 }
 
-fn stat_at(dir: &Handle, name: &CStr, flags: StatAt) -> Result<Meta, Errno> {
-    let raw = statx(dir, name, flags, STATX_WANTED).map_err(errno_of)?;
+fn stat_at(dir: impl AsFd, name: &CStr, flags: StatAt) -> Result<Meta, Errno> {
+    let raw = retry(|| statx(&dir, name, flags, STATX_WANTED).map_err(errno_of))?;
     meta_of(&raw)
 }
 
 fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
-    let raw = statx(fd, c"", StatAt::EMPTY_PATH, STATX_WANTED).map_err(errno_of)?;
-    meta_of(&raw)
+    stat_at(fd, c"", StatAt::EMPTY_PATH)
 }
 
 fn stat(target: &Target) -> Result<Meta, Errno> {
@@ -376,19 +379,20 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
 
 fn read_link(at: &Handle, name: &CStr) -> Result<Reply, Errno> {
     use std::os::unix::ffi::OsStringExt;
-    let target = readlinkat(at, name)?.into_vec();
+    let target = retry(|| readlinkat(at, name))?.into_vec();
     let target = std::ffi::CString::new(target).map_err(|_| Errno::EUCLEAN)?;
     Ok(Reply::Link(target))
 }
 
 /// The descriptor's own position moves, which nobody uses: reads and writes name their offsets.
 fn seek_data(file: &Handle, offset: u64) -> Result<Reply, Errno> {
-    let start = match lseek(file, offset_of(offset)?, Whence::SeekData) {
+    let offset = offset_of(offset)?;
+    let start = match retry(|| lseek(file, offset, Whence::SeekData)) {
         // Nothing but holes up to the end, or an offset beyond it.
         Err(Errno::ENXIO) => return Ok(Reply::Data(None)),
         result => result?,
     };
-    let end = lseek(file, start, Whence::SeekHole)?;
+    let end = retry(|| lseek(file, start, Whence::SeekHole))?;
     let range = u64::try_from(start).unwrap_or(0)..u64::try_from(end).unwrap_or(0);
     Ok(Reply::Data(Some(range)))
 }

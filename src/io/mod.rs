@@ -1,6 +1,7 @@
 //! Filesystem operations: one description of each ([`Op`]), one result ([`Reply`]), three ways to run it.
 //! The engine sees a filesystem only through [`Fs`]. The only `unsafe` code of ringsync is in this module.
 
+mod again;
 mod attrs;
 mod beneath;
 pub mod inline;

@@ -31,6 +31,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use rustix::fs::Statx;
 use slab::Slab;
 
+use super::again::{REPEATS_MAX, is_transient};
 use super::inline;
 use super::op::{Handle, Op, Outcome, Reply};
 use super::probe::Support;
@@ -80,6 +81,7 @@ enum Slot {
         batch: Rc<RefCell<Batch>>,
         entry: usize,
         buffer: Box<MaybeUninit<Statx>>,
+        repeats: u32,
     },
 }
 
@@ -91,6 +93,7 @@ struct One {
     outcome: Option<Outcome>,
     /// The future is gone: the outcome goes with the slot.
     abandoned: bool,
+    repeats: u32,
 }
 
 /// A `StatMany` under way. The listing holds the names that the kernel reads; it does not grow meanwhile.
@@ -311,6 +314,7 @@ impl Inner {
             waker: Some(waker.clone()),
             outcome: None,
             abandoned: false,
+            repeats: 0,
         });
         let sqe = sqe_of(&mut one.op, &mut one.statx);
         let key = self.slots.borrow_mut().insert(Slot::One(one));
@@ -342,6 +346,7 @@ impl Inner {
                     batch: batch.clone(),
                     entry,
                     buffer,
+                    repeats: 0,
                 };
                 let key = self.slots.borrow_mut().insert(part);
                 self.push(&sqe.user_data(key as u64));
@@ -392,20 +397,65 @@ impl Inner {
     /// Takes over all completions; returns how many.
     fn reap(&self) -> u32 {
         let mut reaped = 0;
+        let mut again = Vec::new();
         loop {
             let completion = self.uring.borrow_mut().completion().next();
             let Some(completion) = completion else { break };
             let key = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
-            self.complete(key, completion.result());
             reaped += 1;
+            if self.says_again(key, completion.result()) {
+                again.push(key);
+            } else {
+                self.complete(key, completion.result());
+            }
         }
         self.in_flight.set(self.in_flight.get() - reaped);
+        // Before others get the room.
+        for key in again {
+            self.push_again(key);
+        }
         if reaped > 0 {
             // All of them: some may belong to futures that are gone, and a wake given to those would be lost.
             let waiting = self.waiting.take();
             waiting.into_iter().for_each(Waker::wake);
         }
         reaped
+    }
+
+    /// Whether an operation is to be repeated; counts that. A close never is: the descriptor is free, whatever it returned.
+    fn says_again(&self, key: usize, result: i32) -> bool {
+        if result >= 0 || !is_transient(Errno::from_raw(-result)) {
+            return false;
+        }
+        let repeats = match &mut self.slots.borrow_mut()[key] {
+            Slot::One(one) if matches!(one.op, Op::Close { .. }) => return false,
+            Slot::One(one) => {
+                one.repeats += 1;
+                one.repeats
+            }
+            Slot::Part { repeats, .. } => {
+                *repeats += 1;
+                *repeats
+            }
+        };
+        repeats <= REPEATS_MAX
+    }
+
+    fn push_again(&self, key: usize) {
+        let sqe = match &mut self.slots.borrow_mut()[key] {
+            Slot::One(one) => sqe_of(&mut one.op, &mut one.statx),
+            Slot::Part {
+                batch,
+                entry,
+                buffer,
+                ..
+            } => {
+                let batch = batch.borrow();
+                let name = batch.listing.name(&batch.listing.entries[*entry]);
+                statx_sqe(&batch.dir, name, inline::STATX_AT, buffer)
+            }
+        };
+        self.push(&sqe.user_data(key as u64));
     }
 
     fn complete(&self, key: usize, result: i32) {
@@ -422,6 +472,7 @@ impl Inner {
                 batch,
                 entry,
                 buffer,
+                ..
             } => {
                 let batch = &mut *batch.borrow_mut();
                 inline::fill(&mut batch.listing, *entry, statx_result(buffer, result));
