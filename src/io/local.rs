@@ -41,6 +41,8 @@ pub struct LocalFs {
     started: Instant,
     /// By device; a run meets a handful.
     routers: RefCell<Vec<(u64, Router)>>,
+    /// By device: whether it is FUSE; see [`LocalFs::mangles`].
+    fuse: RefCell<Vec<(u64, bool)>>,
 }
 
 impl LocalFs {
@@ -54,6 +56,7 @@ impl LocalFs {
             ring: Ring::start(options.ring)?,
             started: Instant::now(),
             routers: RefCell::default(),
+            fuse: RefCell::default(),
         })
     }
 
@@ -68,12 +71,28 @@ impl LocalFs {
     }
 
     fn start_concurrent(&self, mut op: Op) -> Pending {
-        if self.ring.can_run(&mut op) {
+        if self.ring.can_run(&mut op) && !self.mangles(&op) {
             return Pending::Ring(self.ring.start_op(op));
         }
         Pending::Boxed(Box::pin(
             glommio::executor().spawn_blocking(move || inline::run(op)),
         ))
+    }
+
+    /// Whether io_uring would mangle the data of an operation. It goes on by itself after a short read or write of a
+    /// regular file, and FUSE files that are opened for direct I/O do not move the position from which it goes on: the same
+    /// bytes come twice (seen on Linux 6.18). The blocking pool gets short counts as they are.
+    fn mangles(&self, op: &Op) -> bool {
+        let (Op::Read { file, .. } | Op::Write { file, .. }) = op else {
+            return false;
+        };
+        let mut all = self.fuse.borrow_mut();
+        if let Some((_, fuse)) = all.iter().find(|(dev, _)| *dev == file.dev()) {
+            return *fuse;
+        }
+        let fuse = inline::is_fuse(file);
+        all.push((file.dev(), fuse));
+        fuse
     }
 
     fn run_measured(&self, op: Op, started: Duration) -> Outcome {

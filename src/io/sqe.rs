@@ -64,9 +64,14 @@ pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Ent
             file,
             buffer,
             offset,
-        } => opcode::Read::new(fd(file), buffer.as_mut_ptr(), length_of(buffer.len()))
-            .offset(*offset)
-            .build(),
+        } => {
+            // To a worker at once. Files are opened with `O_NONBLOCK` (see `inline::OPEN_FILE`), which io_uring takes for
+            // a promise that they never block: it would read on this thread and hold up the whole executor.
+            opcode::Read::new(fd(file), buffer.as_mut_ptr(), length_of(buffer.len()))
+                .offset(*offset)
+                .build()
+                .flags(squeue::Flags::ASYNC)
+        }
         Op::Write {
             file,
             buffer,
