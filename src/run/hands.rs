@@ -294,7 +294,6 @@ impl LaneHands {
                     return shard.report(error);
                 }
             }
-            parent.touch();
         }
         self.count_deleted(shard, Kind::Dir, || node.path());
     }

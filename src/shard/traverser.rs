@@ -314,6 +314,8 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
                     break;
                 }
             }
+            // Opened, and removed before it was listed.
+            Err(Errno::ENOENT) => return,
             Err(errno) => {
                 node.keep();
                 let path = node.path();

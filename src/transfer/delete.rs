@@ -197,6 +197,7 @@ impl Lane {
                 break;
             }
         }
+        drop_repeated(&mut listing);
         Ok(Some(Level {
             name: name.to_owned(),
             dir,
@@ -215,4 +216,14 @@ fn gone_is_fine(removed: Result<(), Failure>) -> Result<(), Failure> {
         Err(failure) if failure.is(Errno::ENOENT) => Ok(()),
         result => result,
     }
+}
+
+/// Drops the second entry of names that were listed twice, as busy network filesystems do.
+fn drop_repeated(listing: &mut Listing) {
+    let mut seen = std::collections::HashSet::with_capacity(listing.len());
+    let is_first: Vec<bool> = (listing.entries.iter())
+        .map(|entry| seen.insert(listing.name_bytes(entry)))
+        .collect();
+    let mut is_first = is_first.into_iter();
+    listing.entries.retain(|_| is_first.next() == Some(true));
 }
