@@ -170,9 +170,17 @@ impl Lane {
         let mut tried = 1;
         loop {
             let name = self.temp_names.next(place.name);
-            match self.create(place.dest, name, 0o600, Landing::Temp).await {
+            let landing = Landing::Temp;
+            match self.create(place.dest, name.clone(), 0o600, landing).await {
                 Err(failure) if failure.is(Errno::EEXIST) && tried < NAMES_MAX => tried += 1,
-                result => return result,
+                Err(failure) => {
+                    // It may have been made, and failed when it was asked for its attributes.
+                    if !failure.is(Errno::EEXIST) {
+                        self.discard(place.dest, &name).await;
+                    }
+                    return Err(failure);
+                }
+                made => return made,
             }
         }
     }
