@@ -53,13 +53,27 @@ pub(crate) fn skip(reason: &str) {
     let line = format!("{}::{test}\t{reason}\n", env!("CARGO_CRATE_NAME"));
     eprint!("SKIP: {line}");
     if let Some(log) = std::env::var_os("RINGSYNC_SKIP_LOG") {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .unwrap();
-        file.write_all(line.as_bytes()).unwrap();
+        append(log.as_ref(), &line);
     }
+}
+
+/// Adds to a count that `tests/run` sums up and prints at its end.
+pub(crate) fn count(what: &str, number: u64) {
+    let line = format!("{what}\t{number}\n");
+    eprint!("COUNT: {line}");
+    if let Some(log) = std::env::var_os("RINGSYNC_COUNT_LOG") {
+        append(log.as_ref(), &line);
+    }
+}
+
+/// One write, so that lines of several processes do not mix.
+fn append(log: &Path, line: &str) {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    file.write_all(line.as_bytes()).unwrap();
 }
 
 pub(crate) fn is_root() -> bool {

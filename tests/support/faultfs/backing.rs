@@ -1,0 +1,199 @@
+//! The directory behind a [`FaultFs`](super::FaultFs): inodes that the kernel knows, by number, as descriptors.
+
+use fuser::{FileAttr, FileType, INodeNo};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub(super) type Result<T> = std::result::Result<T, Errno>;
+
+const ROOT: u64 = INodeNo::ROOT.0;
+/// Describes an inode; opened anew, by `/proc`, for reading and writing.
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// An inode that the kernel has looked up and not forgotten. Its number is that of the backing filesystem, which cannot
+/// give it to another inode while the descriptor is open.
+struct Node {
+    fd: Arc<OwnedFd>,
+    /// Where it was last found.
+    parent: u64,
+    name: Vec<u8>,
+    lookups: u64,
+}
+
+pub(super) struct Backing {
+    nodes: Mutex<HashMap<u64, Node>>,
+}
+
+impl Backing {
+    pub(super) fn open(root: &Path) -> std::io::Result<Self> {
+        let fd = rustix::fs::open(root, PATH_ONLY | OFlags::DIRECTORY, Mode::empty())?;
+        let root = Node {
+            fd: Arc::new(fd),
+            parent: ROOT,
+            name: Vec::new(),
+            lookups: 1,
+        };
+        Ok(Self {
+            nodes: Mutex::new(HashMap::from([(ROOT, root)])),
+        })
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<u64, Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fd(&self, ino: INodeNo) -> Result<Arc<OwnedFd>> {
+        let nodes = self.nodes();
+        let node = nodes.get(&ino.0).ok_or(Errno::STALE)?;
+        Ok(node.fd.clone())
+    }
+
+    /// Below the root, without a slash in front.
+    pub(super) fn path_of(&self, ino: INodeNo) -> Vec<u8> {
+        let nodes = self.nodes();
+        let (mut names, mut at) = (Vec::new(), ino.0);
+        while let Some(node) = nodes.get(&at).filter(|_| at != ROOT) {
+            names.push(node.name.clone());
+            at = node.parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    pub(super) fn path_in(&self, parent: INodeNo, name: &OsStr) -> Vec<u8> {
+        let mut path = self.path_of(parent);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(name.as_bytes());
+        path
+    }
+
+    /// Looks a name up. The kernel knows the inode from now on, until it forgets it.
+    pub(super) fn look_up(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
+        let fd = rustix::fs::openat(&*self.fd(parent)?, name, PATH_ONLY, Mode::empty())?;
+        let attr = attr_of(&rustix::fs::fstat(&fd)?);
+        let mut nodes = self.nodes();
+        let node = nodes.entry(attr.ino.0).or_insert_with(|| Node {
+            fd: Arc::new(fd),
+            parent: parent.0,
+            name: Vec::new(),
+            lookups: 0,
+        });
+        node.parent = parent.0;
+        node.name = name.as_bytes().to_vec();
+        node.lookups += 1;
+        Ok(attr)
+    }
+
+    pub(super) fn forget(&self, ino: INodeNo, lookups: u64) {
+        let mut nodes = self.nodes();
+        if let Some(node) = nodes.get_mut(&ino.0) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            if node.lookups == 0 && ino.0 != ROOT {
+                nodes.remove(&ino.0);
+            }
+        }
+    }
+
+    pub(super) fn attr(&self, ino: INodeNo) -> Result<FileAttr> {
+        let mut attr = attr_of(&rustix::fs::fstat(&*self.fd(ino)?)?);
+        attr.ino = ino;
+        Ok(attr)
+    }
+
+    /// Opens the inode itself, whatever its name is by now.
+    pub(super) fn reopen(&self, ino: INodeNo, flags: OFlags) -> Result<OwnedFd> {
+        let path = proc_path(&*self.fd(ino)?);
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    pub(super) fn rename(
+        &self,
+        from: (INodeNo, &OsStr),
+        to: (INodeNo, &OsStr),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let (from_dir, to_dir) = (self.fd(from.0)?, self.fd(to.0)?);
+        rustix::fs::renameat_with(&*from_dir, from.1, &*to_dir, to.1, flags)?;
+        self.moved(&to_dir, to);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.moved(&from_dir, from);
+        }
+        Ok(())
+    }
+
+    fn moved(&self, dir: &OwnedFd, to: (INodeNo, &OsStr)) {
+        let stat = rustix::fs::statat(dir, to.1, AtFlags::SYMLINK_NOFOLLOW);
+        let Ok(stat) = stat else { return };
+        if let Some(node) = self.nodes().get_mut(&stat.st_ino) {
+            node.parent = to.0.0;
+            node.name = to.1.as_bytes().to_vec();
+        }
+    }
+
+    pub(super) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
+        let (inode, dir) = (self.fd(ino)?, self.fd(parent)?);
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(CWD, proc_path(&inode), &*dir, name, flags)?;
+        self.look_up(parent, name)
+    }
+}
+
+/// A path that leads to the inode of a descriptor, and no further if that is a symlink.
+pub(super) fn proc_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+pub(super) fn kind_of(kind: rustix::fs::FileType) -> Option<FileType> {
+    use rustix::fs::FileType as Kind;
+    Some(match kind {
+        Kind::RegularFile => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharacterDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::Unknown => return None,
+    })
+}
+
+pub(super) fn attr_of(stat: &Stat) -> FileAttr {
+    let kind = kind_of(rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    FileAttr {
+        ino: INodeNo(stat.st_ino),
+        size: stat.st_size.cast_unsigned(),
+        blocks: stat.st_blocks.cast_unsigned(),
+        atime: time_of(stat.st_atime, stat.st_atime_nsec),
+        mtime: time_of(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time_of(stat.st_ctime, stat.st_ctime_nsec),
+        crtime: UNIX_EPOCH,
+        kind: kind.expect("an inode is of some kind"),
+        perm: u16::try_from(stat.st_mode & 0o7777).unwrap(),
+        nlink: u32::try_from(stat.st_nlink).unwrap(),
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: u32::try_from(stat.st_rdev).unwrap(),
+        blksize: u32::try_from(stat.st_blksize).unwrap(),
+        flags: 0,
+    }
+}
+
+fn time_of(sec: i64, nsec: impl TryInto<u64>) -> SystemTime {
+    let nanos = Duration::from_nanos(nsec.try_into().unwrap_or(0));
+    let whole = Duration::from_secs(sec.unsigned_abs());
+    let base = if sec < 0 {
+        UNIX_EPOCH - whole
+    } else {
+        UNIX_EPOCH + whole
+    };
+    base + nanos
+}

@@ -1,0 +1,282 @@
+//! What goes wrong on a [`FaultFs`](super::FaultFs): rules that tests add while it is in use, and the count of what they did.
+
+use crate::support::rng::Rng;
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A request of the kernel. One system call can be several: statx of a name is a `Lookup` and a `GetAttr`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Call {
+    Lookup,
+    GetAttr,
+    Chmod,
+    Chown,
+    SetTimes,
+    Truncate,
+    ReadLink,
+    MakeNode,
+    MakeDir,
+    MakeSymlink,
+    Unlink,
+    RemoveDir,
+    Rename,
+    Link,
+    Open,
+    Create,
+    Read,
+    Write,
+    /// close(2); its answer is the caller's.
+    Flush,
+    Fsync,
+    OpenDir,
+    /// The first part of a listing, and the later ones: the last of them is the one that says "no more".
+    ReadDir,
+    ReadDirMore,
+    /// Not a request: an entry of a listing that is being read.
+    Entry,
+    /// Not a request: the attributes in an answer.
+    Attr,
+    GetXattr,
+    SetXattr,
+    ListXattr,
+    RemoveXattr,
+    Allocate,
+    Seek,
+    CopyRange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Effect {
+    Fail(Errno),
+    /// The answer comes later; others are served meanwhile.
+    Delay(Duration),
+    /// `Read`, `Write` and `CopyRange` move at most so many bytes; `ReadDir` gives at most so many entries at once.
+    Short(usize),
+    /// `Entry`: listed twice, or not at all.
+    Twice,
+    Omit,
+    /// `Entry`: listed as a kind of inode that it is not.
+    Kind(fuser::FileType),
+    /// `Attr`: the size is wrong.
+    Size(u64),
+}
+
+impl Effect {
+    /// What it is counted as.
+    fn name(self) -> String {
+        match self {
+            Self::Fail(errno) => format!("{errno:?}"),
+            Self::Delay(_) => "delay".into(),
+            Self::Short(_) => "short count".into(),
+            Self::Twice => "duplicate entry".into(),
+            Self::Omit => "omitted entry".into(),
+            Self::Kind(_) => "wrong d_type".into(),
+            Self::Size(_) => "wrong st_size".into(),
+        }
+    }
+}
+
+/// When something goes wrong: always, unless narrowed down.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    calls: Vec<Call>,
+    effect: Effect,
+    /// Below the filesystem's root; `*` stands for any bytes, slashes too.
+    pattern: Vec<u8>,
+    skip: u64,
+    left: u64,
+    percent: usize,
+}
+
+impl Rule {
+    pub(crate) fn new(calls: &[Call], effect: Effect) -> Self {
+        Self {
+            calls: calls.to_vec(),
+            effect,
+            pattern: b"*".to_vec(),
+            skip: 0,
+            left: u64::MAX,
+            percent: 100,
+        }
+    }
+
+    pub(crate) fn at(mut self, pattern: impl AsRef<[u8]>) -> Self {
+        self.pattern = pattern.as_ref().to_vec();
+        self
+    }
+
+    /// The first `count` matching requests go well.
+    pub(crate) fn after(mut self, count: u64) -> Self {
+        self.skip = count;
+        self
+    }
+
+    /// No more than `count` go wrong.
+    pub(crate) fn times(mut self, count: u64) -> Self {
+        self.left = count;
+        self
+    }
+
+    /// Each matching request goes wrong with this probability.
+    pub(crate) fn percent(mut self, percent: usize) -> Self {
+        self.percent = percent;
+        self
+    }
+
+    fn strikes(&mut self, calls: &[Call], paths: &[Vec<u8>], rng: &mut Rng) -> bool {
+        let concerned = self.left > 0
+            && calls.iter().any(|call| self.calls.contains(call))
+            && paths.iter().any(|path| matches(&self.pattern, path))
+            && (self.percent == 100 || rng.chance(self.percent));
+        if concerned && self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        self.left -= u64::from(concerned && self.left != u64::MAX);
+        concerned
+    }
+}
+
+/// Whether `text` is what `pattern` describes, `*` being any bytes.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let mut ends_here = !pattern.contains(&b'*');
+    while let Some(part) = parts.next() {
+        ends_here = false;
+        if parts.clone().next().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = find(rest, part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+    }
+    !ends_here || rest.is_empty()
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    (0..=text.len().checked_sub(part.len())?).find(|at| text[*at..].starts_with(part))
+}
+
+/// What the rules together do to one request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) delay: Option<Duration>,
+    pub(super) errno: Option<Errno>,
+    pub(super) short: Option<usize>,
+    pub(super) twice: bool,
+    pub(super) omit: bool,
+    pub(super) kind: Option<fuser::FileType>,
+    pub(super) size: Option<u64>,
+}
+
+impl Verdict {
+    fn add(&mut self, effect: Effect) {
+        match effect {
+            Effect::Fail(errno) => self.errno = self.errno.or(Some(errno)),
+            Effect::Delay(time) => self.delay = Some(self.delay.unwrap_or_default() + time),
+            Effect::Short(count) => self.short = Some(count),
+            Effect::Twice => self.twice = true,
+            Effect::Omit => self.omit = true,
+            Effect::Kind(kind) => self.kind = Some(kind),
+            Effect::Size(size) => self.size = Some(size),
+        }
+    }
+
+    /// The bytes or entries that this request may move of `wanted`.
+    pub(super) fn limit(&self, wanted: usize) -> usize {
+        self.short.map_or(wanted, |short| short.min(wanted))
+    }
+}
+
+/// The rules of one filesystem; shared with its threads.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    /// Whether there are rules: without any, no path is put together.
+    armed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    rules: Vec<Rule>,
+    rng: Rng,
+    /// Since the rules were last cleared.
+    recent: u64,
+    injected: BTreeMap<String, u64>,
+}
+
+impl Faults {
+    pub(super) fn new() -> Self {
+        Self {
+            armed: AtomicBool::new(false),
+            state: Mutex::new(State {
+                rules: Vec::new(),
+                rng: Rng::new(0),
+                recent: 0,
+                injected: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn inject(&self, rule: Rule) {
+        self.state().rules.push(rule);
+        self.armed.store(true, SeqCst);
+    }
+
+    /// What chances are drawn from.
+    pub(crate) fn seed(&self, seed: u64) {
+        self.state().rng = Rng::new(seed);
+    }
+
+    /// Everything goes well from now on. Returns how often something went wrong since the last time.
+    pub(crate) fn clear(&self) -> u64 {
+        self.armed.store(false, SeqCst);
+        let mut state = self.state();
+        state.rules.clear();
+        std::mem::take(&mut state.recent)
+    }
+
+    /// How often something went wrong since the rules were last cleared.
+    pub(crate) fn recent(&self) -> u64 {
+        self.state().recent
+    }
+
+    /// All that went wrong so far, by errno or effect.
+    pub(crate) fn injected(&self) -> BTreeMap<String, u64> {
+        self.state().injected.clone()
+    }
+
+    pub(super) fn judge(&self, calls: &[Call], paths: impl FnOnce() -> Vec<Vec<u8>>) -> Verdict {
+        let mut verdict = Verdict::default();
+        if !self.armed.load(SeqCst) {
+            return verdict;
+        }
+        let paths = paths();
+        let mut state = self.state();
+        let State {
+            rules,
+            rng,
+            recent,
+            injected,
+        } = &mut *state;
+        for rule in rules {
+            if rule.strikes(calls, &paths, rng) {
+                verdict.add(rule.effect);
+                *recent += 1;
+                *injected.entry(rule.effect.name()).or_default() += 1;
+            }
+        }
+        verdict
+    }
+}
