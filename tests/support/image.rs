@@ -67,7 +67,7 @@ impl Image {
         mount(
             &[
                 OsStr::new("-t"),
-                kind.as_ref(),
+                kind.split(' ').next().unwrap().as_ref(),
                 "-o".as_ref(),
                 "loop".as_ref(),
                 file.as_ref(),
@@ -143,11 +143,13 @@ fn make_filesystem(kind: &str, file: &Path) -> Result<(), String> {
     let options: &[&str] = match kind {
         // Small inodes have neither nanoseconds nor times after 2038.
         "ext4" => &["-q", "-F", "-I", "256", "-m", "0"],
+        "ext4 ^filetype" => &["-q", "-F", "-I", "256", "-m", "0", "-O", "^filetype"],
         "xfs" => &["-q", "-f", "-m", "reflink=1,bigtime=1"],
         "btrfs" => &["-q", "-f"],
+        "btrfs --mixed" => &["-q", "-f", "--mixed"],
         other => panic!("no filesystem {other}"),
     };
-    let program = format!("mkfs.{kind}");
+    let program = format!("mkfs.{}", kind.split(' ').next().unwrap());
     if !command_exists(&program) {
         return Err(format!("{program} is not installed"));
     }
