@@ -17,6 +17,7 @@ under_each_engine!(
     the_source_fails,
     the_destination_fails,
     calls_that_say_again_are_repeated,
+    stale_files_are_looked_up_again,
     short_counts_give_exact_copies,
     names_listed_twice_are_handled_once,
     names_left_out_keep_their_copies,
@@ -414,6 +415,20 @@ fn calls_that_say_again_are_repeated(engine: &str) {
                 assert_equal_trees(&scene.src[1], &scene.dst[1]);
             }
         }
+    }
+}
+
+/// A server that replaced a file says "stale" about the old one, which is open; its name leads to the new one.
+fn stale_files_are_looked_up_again(engine: &str) {
+    let Some(fs) = FaultFs::new() else { return };
+    for times in [1, 2] {
+        let scene = Scene::new(&fs, Faulty::Source);
+        let stale = Effect::Fail(Errno::ESTALE);
+        let rule = scene.rule(&[Call::Read], "bad/victim", stale);
+        fs.faults().inject(rule.times(times));
+        scene.run(engine, &["--delete"]).exits(0);
+        assert_eq!(fs.faults().recent(), times);
+        assert_equal_trees(&scene.src[1], &scene.dst[1]);
     }
 }
 

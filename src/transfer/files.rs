@@ -89,6 +89,11 @@ impl Lane {
                 Ok(filled) => filled,
                 Err(failure) => {
                     self.abandon(place, &made).await;
+                    // Replaced on the server: its name may lead to the new one.
+                    let stale = failure.side == Side::Source && failure.is(Errno::ESTALE);
+                    if stale && attempts < ATTEMPTS_MAX {
+                        continue;
+                    }
                     return Err(failure);
                 }
             };
