@@ -720,7 +720,14 @@ fn a_giant_directory_obeys_in_all_its_parts() {
     plant_many(&pair.dst, "dest", DEST);
     fs::create_dir(pair.src.join("dir.o")).unwrap();
     fs::write(pair.dst.join("both2.tmp"), b"hidden, not protected").unwrap();
-    let rules = ["--include=*.o/", "--exclude=*.o", "-f", "H *.tmp", "--json"];
+    let rules = [
+        "--force-delete",
+        "--include=*.o/",
+        "--exclude=*.o",
+        "-f",
+        "H *.tmp",
+        "--json",
+    ];
     for delete in ["--delete-after", "--delete"] {
         let outcome = pair.sync("inline", &[&rules[..], &[delete]].concat());
         let excluded = outcome.exits(0).count("entries_excluded");
