@@ -294,6 +294,7 @@ impl LaneHands {
                     return shard.report(error);
                 }
             }
+            parent.touch();
         }
         self.count_deleted(shard, Kind::Dir, || node.path());
     }
