@@ -55,7 +55,8 @@ fn is_of_attributes(kind: OpKind) -> bool {
 
 /// Something that is not a file any more is told as what changes.
 fn replaced(failure: &Injected, error: &Error) -> bool {
-    (failure.kind, failure.errno) == (OpKind::Open, Errno::ELOOP) && error.cause == Cause::Changing
+    (failure.kind, failure.errno) == (OpKind::Open, Errno::ELOOP)
+        && matches!(error.cause, Cause::Changing | Cause::Replaced)
 }
 
 impl Case<'_> {
@@ -199,6 +200,12 @@ impl Case<'_> {
                 && is_within(path, &other.path)
         };
         match kind {
+            // A file that went stale is opened again, and copied from its beginning.
+            OpKind::Read | OpKind::SeekData | OpKind::Stat | OpKind::ReadXattrs
+                if (*side, *errno) == (Side::Source, Errno::ESTALE) =>
+            {
+                true
+            }
             OpKind::Clone | OpKind::CopyRange => matches!(
                 errno,
                 Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS
