@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
 
-use super::part::{Part, read_batch};
+use super::batch::read_batch;
+use super::part::Part;
 use super::{Dirs, Message, Mode, Shard, node, traverser};
 use crate::error::{Error, OpKind, Side};
 use crate::model::Listing;

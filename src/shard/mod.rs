@@ -17,10 +17,12 @@
 //! split directory wait for their part's task, which only does I/O at that time). So a full inbox always drains, and
 //! whoever waits to send into it goes on.
 
+mod batch;
 mod giant;
 mod index;
 pub mod node;
 mod part;
+mod plan;
 pub mod pool;
 mod protect;
 mod pulse;
@@ -41,7 +43,7 @@ use foldhash::quality::RandomState;
 use futures_util::future::LocalBoxFuture;
 
 pub use node::{Dirs, Job, Node, Presence};
-pub use part::{Plan, Removal, Step, StrayRule};
+pub use plan::{Plan, Removal, Step, StrayRule};
 pub use protect::BackupRule;
 pub use queue::{Child, Run};
 pub use traverser::run;

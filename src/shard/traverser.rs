@@ -6,8 +6,10 @@ use std::sync::Arc;
 use async_channel::Receiver;
 use nix::errno::Errno;
 
+use super::batch::{read_batch, stat_all};
 use super::node::{self, Dirs, Job, Node, Presence};
-use super::part::{Part, Plan, Read, Removal, read_batch, stat_all};
+use super::part::{Part, Read};
+use super::plan::{Plan, Removal};
 use super::queue::{Child, Run};
 use super::{Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};

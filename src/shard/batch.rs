@@ -1,0 +1,60 @@
+//! Lists and stats in batches, so that other tasks of the shard get their turn in between.
+
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use super::Shard;
+use crate::io::{Fs, Handle, Op, Outcome, Reply};
+use crate::model::Listing;
+
+/// Entries of one statx batch.
+const STAT_BATCH: usize = 256;
+
+/// Appends what one call lists.
+pub(super) async fn read_batch(
+    fs: &Rc<dyn Fs>,
+    dir: &Handle,
+    listing: Listing,
+) -> Result<(Listing, bool), Errno> {
+    let dir = dir.clone();
+    match fs.start(Op::ReadDir { dir, listing }).await {
+        Ok(Reply::Listed { listing, more }) => Ok((listing, more)),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// statx for all `Wanted` entries from position `from` on. Failures are in the entries. In a run that ends, the rest stays
+/// `Wanted`: nothing is decided about those.
+pub(super) async fn stat_all(
+    shard: &Shard,
+    fs: &Rc<dyn Fs>,
+    dir: &Handle,
+    mut listing: Listing,
+    from: usize,
+) -> Listing {
+    let mut start = from;
+    while start < listing.len() && !shard.cancelled() {
+        let end = listing.len().min(start + STAT_BATCH);
+        let (dir, range) = (dir.clone(), start..end);
+        let op = Op::StatMany {
+            dir,
+            listing,
+            range,
+        };
+        listing = match fs.start(op).await {
+            Ok(Reply::Listed { listing, .. }) => listing,
+            other => unreachable!("statx failures are in the entries, not {other:?}"),
+        };
+        start = end;
+        glommio::executor().yield_if_needed().await;
+    }
+    listing
+}
+
+fn unexpected(outcome: Outcome) -> Errno {
+    match outcome {
+        Err(error) => error.errno,
+        Ok(reply) => unreachable!("a listing does not reply {reply:?}"),
+    }
+}

@@ -1,0 +1,129 @@
+//! Names that only the destination has: which of them may go.
+
+use std::rc::Rc;
+
+use super::{ENOENT, Part};
+use crate::error::{Cause, Error, OpKind, Side};
+use crate::io::{Op, Reply, Target};
+use crate::model::{Entry, Listing, State};
+use crate::shard::Shard;
+use crate::shard::batch::stat_all;
+use crate::shard::plan::Removal;
+
+impl Part {
+    /// Only the destination has the name.
+    pub(super) fn plan_removal(
+        &mut self,
+        shard: &Shard,
+        dest_dev: u64,
+        batch: &Listing,
+        entry: &Entry,
+        may_delete: bool,
+    ) {
+        let name = batch.name(entry);
+        let rule = shard.shared.options.strays;
+        let is_temp = rule.is_some_and(|rule| (rule.is_temp_name)(name.to_bytes()));
+        let meta = entry.meta(dest_dev);
+        let stray = is_temp
+            && rule
+                .zip(meta)
+                .is_some_and(|(rule, meta)| rule.covers(&meta));
+        // A temporary file that is being written belongs to a run that is alive.
+        let alive = is_temp
+            && rule
+                .zip(meta)
+                .is_some_and(|(rule, meta)| rule.may_be_alive(&meta));
+        if !stray && (!may_delete || alive) {
+            return;
+        }
+        if let Some(judge) = &mut self.judge {
+            // A temporary file is protected when the file is that it would have become.
+            let target = rule
+                .filter(|_| stray)
+                .map(|rule| rule.target(name.to_bytes()));
+            let name = target.unwrap_or(name.to_bytes());
+            if judge.protects(name, entry.kind()) != Some(false) {
+                return;
+            }
+        }
+        let rule = shard.shared.options.backups.as_ref();
+        let node = &self.dirs.node;
+        if !stray && rule.is_some_and(|rule| rule.protects(node, name.to_bytes())) {
+            return;
+        }
+        if let Some(kind) = entry.kind() {
+            self.plan.removals.push(Removal {
+                name: name.to_owned(),
+                kind,
+                stray,
+                backup_taken: self.is_backup_taken(shard, name.to_bytes()),
+            });
+        }
+    }
+
+    /// Deletes nothing where the source may have what its listing did not show: because its names changed meanwhile, or
+    /// because the filesystem left some out (as network filesystems may, when a directory changes).
+    pub(super) async fn confirm_removals(&mut self, shard: &Rc<Shard>) {
+        let Some(dir) = self.dirs.source.clone() else {
+            return;
+        };
+        let mut names = shard.take_listing();
+        // What a rule hides was never in the listing.
+        let mut judge = self.judge.take();
+        let mut is_hidden = |name: &[u8], kind| {
+            judge
+                .as_mut()
+                .is_some_and(|judge| judge.hides(name, kind) == Some(true))
+        };
+        for removal in self.plan.removals.iter().filter(|removal| !removal.stray) {
+            if is_hidden(removal.name.to_bytes(), None) {
+                continue;
+            }
+            if names.push(&removal.name, 0, None) {
+                let last = names.len() - 1;
+                names.entries[last].state = State::Wanted;
+            }
+        }
+        if names.is_empty() {
+            return shard.keep_listing(names);
+        }
+        names = stat_all(shard, &shard.source, &dir, names, 0).await;
+        if shard.cancelled() {
+            // Not all were looked at, and nothing is removed any more.
+            self.plan.removals.clear();
+            return;
+        }
+        let is_shown = names.entries.iter().any(|entry| {
+            entry.state == State::Known && !is_hidden(names.name_bytes(entry), entry.kind())
+        });
+        let unknown: Vec<&Entry> = names
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.state, State::Failed(errno) if errno != ENOENT))
+            .collect();
+        for entry in &unknown {
+            self.report_failed_stat(shard, Side::Source, &names, entry);
+        }
+        let mut is_certain = unknown.is_empty();
+        shard.keep_listing(names);
+        let before = self.dirs.node.meta(Side::Source).map(|meta| meta.mtime);
+        let target = Target::Open(dir);
+        let has_moved = match shard.source.start(Op::Stat { target }).await {
+            Ok(Reply::Meta(now)) => Some(now.mtime) != before,
+            Ok(other) => unreachable!("a stat does not reply {other:?}"),
+            Err(error) => {
+                self.report(shard, error.kind, Side::Source, error.errno);
+                is_certain = false;
+                false
+            }
+        };
+        if is_certain && !is_shown && !has_moved {
+            return;
+        }
+        self.plan.removals.retain(|removal| removal.stray);
+        if is_shown || has_moved {
+            let (path, cause) = (self.dirs.node.path(), Cause::ListingMoved);
+            shard.report(Error::new(OpKind::ReadDir, Side::Source, path, cause));
+        }
+    }
+}

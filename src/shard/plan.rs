@@ -1,0 +1,99 @@
+//! What is to be done in one directory.
+
+use std::ffi::CString;
+
+use crate::io::Links;
+use crate::model::{Action, Entry, Kind, Listing, Meta, Time};
+
+/// How far the clock of a file server may be ahead of ours, in seconds.
+const CLOCK_AHEAD_MAX_S: i64 = 24 * 60 * 60;
+
+/// Temporary files that may be removed as left over: ours by name, not a directory, and not written since this run began.
+/// Mode, owner and links say nothing: a killed run may have set those of the source already, and a hard link on its way
+/// to its final name has the data of the names that stay.
+#[derive(Clone, Copy, Debug)]
+pub struct StrayRule {
+    /// Whether a name is one that ringsync gives to temporary files.
+    pub is_temp_name: fn(&[u8]) -> bool,
+    pub before: Time,
+    /// The name that a temporary file would have got.
+    pub target_of: fn(&[u8]) -> &[u8],
+}
+
+impl StrayRule {
+    pub(super) fn target(self, name: &[u8]) -> &[u8] {
+        (self.target_of)(name)
+    }
+
+    /// Whether a run that is alive may be writing this. A time far ahead is not that of a write, but one that was set: the
+    /// source's.
+    pub(super) fn may_be_alive(&self, meta: &Meta) -> bool {
+        let latest = self.before.sec.saturating_add(CLOCK_AHEAD_MAX_S);
+        meta.kind != Kind::Dir && meta.mtime >= self.before && meta.mtime.sec <= latest
+    }
+
+    pub(super) fn covers(&self, meta: &Meta) -> bool {
+        meta.kind != Kind::Dir && !self.may_be_alive(meta)
+    }
+}
+
+/// What is to be done about one source entry.
+#[derive(Debug)]
+pub struct Step {
+    /// Its position in [`Plan::source`].
+    pub entry: usize,
+    pub action: Action,
+    pub dest: Option<Box<Meta>>,
+    /// The name that a backup of it would get is one of the source's.
+    pub backup_taken: bool,
+}
+
+/// A name that is to go.
+#[derive(Debug)]
+pub struct Removal {
+    pub name: CString,
+    pub kind: Kind,
+    /// A temporary file of an earlier run, not an entry of the user's.
+    pub stray: bool,
+    /// As in [`Step`].
+    pub backup_taken: bool,
+}
+
+/// Everything that is to be done in one directory.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub source: Listing,
+    /// The device of the source directory.
+    pub source_dev: u64,
+    /// Files, symlinks and specials with something to do.
+    pub steps: Vec<Step>,
+    /// All directories that are to be visited.
+    pub dirs: Vec<Step>,
+    pub removals: Vec<Removal>,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn entry(&self, step: &Step) -> &Entry {
+        &self.source.entries[step.entry]
+    }
+
+    /// Whether the source's name is a symlink that is taken for what it leads to.
+    #[must_use]
+    pub fn links(&self, step: &Step) -> Links {
+        if self.entry(step).followed {
+            Links::Follow
+        } else {
+            Links::Refuse
+        }
+    }
+
+    /// What the source says of a step's entry.
+    #[must_use]
+    pub fn meta(&self, step: &Step) -> Meta {
+        match self.entry(step).meta(self.source_dev) {
+            Some(meta) => meta,
+            None => unreachable!("only entries with known metadata get into a plan"),
+        }
+    }
+}
