@@ -8,6 +8,7 @@
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
 //!   run/roots.rs    opens the two directories            run/guards.rs  what is refused
+//!   run/way.rs      a directory in the way of another kind
 //!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //!   run/backup.rs   where --backup keeps things

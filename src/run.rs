@@ -9,6 +9,7 @@ mod linked;
 mod links;
 mod roots;
 pub mod watchdog;
+mod way;
 mod work;
 
 use std::fmt;

@@ -10,7 +10,10 @@ use support::snap::{
     Snapshot, assert_equal_trees, assert_same, assert_untouched, snapshot, stamps,
 };
 use support::tree::{Kind, Node, Tree};
-use support::{Pair, is_root, under_each_engine};
+use support::{
+    Pair, give_to_nobody, is_root, ringsync_as_nobody, skip_unless_root, sync_args,
+    under_each_engine,
+};
 
 under_each_engine!(
     delete_replaces_every_kind_by_every_other,
@@ -18,6 +21,7 @@ under_each_engine!(
     without_either_a_full_directory_stays,
     dry_run_of_type_changes_touches_nothing,
     planted_symlinks_are_replaced_and_never_followed,
+    a_file_that_cannot_be_copied_costs_no_directory_in_its_way,
 );
 
 const FULL: &str = "full";
@@ -154,4 +158,28 @@ fn planted_symlinks_are_replaced_and_never_followed(engine: &str) {
         assert_equal_trees(&pair.src, &pair.dst);
         assert!(fs::symlink_metadata(pair.dst.join("dir")).unwrap().is_dir());
     }
+}
+
+fn a_file_that_cannot_be_copied_costs_no_directory_in_its_way(engine: &str) {
+    if skip_unless_root("everything can be read by its owner") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut tree = Tree::new();
+    tree.file("name", "nobody may read this").mode(0o600);
+    tree.write_to(&pair.src);
+    let mut tree = Tree::new();
+    tree.file("name/precious", "the only copy");
+    tree.write_to(&pair.dst);
+    give_to_nobody(&pair.dst);
+    let args = sync_args(
+        engine,
+        &["--delete", "--force-delete"],
+        &pair.src,
+        &pair.dst,
+    );
+    let outcome = ringsync_as_nobody(&pair.scratch, &args);
+    outcome.exits(23).complains_of(&["name", "EACCES"]);
+    let kept = fs::read(pair.dst.join("name/precious")).unwrap();
+    assert_eq!(kept, b"the only copy");
 }

@@ -9,11 +9,12 @@ use nix::errno::Errno;
 
 use super::hands::{LaneHands, SpreadOverShards, error};
 use super::links::DirPath;
+use super::way::Way;
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
-use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step, sift};
-use crate::transfer::{Backup, Failure, Place, TreeRemoval};
+use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
+use crate::transfer::{Backup, Clearing, Failure, Place};
 
 /// The plan of one directory, being carried out.
 pub(super) struct Work<'a> {
@@ -202,6 +203,7 @@ impl Work<'_> {
             links,
             backup: None,
             backup_taken: false,
+            way: None,
         };
         if presence == Presence::Made
             && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
@@ -230,6 +232,7 @@ impl Work<'_> {
             links: self.plan.links(step),
             backup: None,
             backup_taken: step.backup_taken,
+            way: None,
         };
         let existing = step.dest.as_deref();
         let acted = if self.shard.shared.options.policy.carry_links {
@@ -287,7 +290,9 @@ impl Work<'_> {
                 if Some(existing.identity()) == self.shard.shared.source_root() {
                     return Err(Failure::loop_into_source());
                 }
-                self.clear_way(place).await?;
+                let way = Way { work: self, place };
+                let way = (!self.is_way_clear(place).await?).then_some(&way as &dyn Clearing);
+                let place = Place { way, ..place };
                 self.make(place, wanted, None, What::Create).await
             }
             (Action::Replace, Some(existing)) => {
@@ -412,83 +417,6 @@ impl Work<'_> {
             }
             Kind::Symlink => tally.symlinks_made.add(1),
             _ => tally.specials_made.add(1),
-        }
-    }
-
-    /// Removes a directory that is where another kind must go: an empty one always, a full one only when asked.
-    pub(super) async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
-        let (lane, name) = (&self.hands.lane, place.name);
-        if self.hands.options.dry_run {
-            return Ok(());
-        }
-        let removed = self
-            .hands
-            .remove_dir(&self.dirs.node, place.dest, name)
-            .await;
-        let not_empty = match removed {
-            Ok(()) => {
-                self.shard.tally().entries_deleted.add(1);
-                return Ok(());
-            }
-            Err(failure) => failure,
-        };
-        let full = matches!(
-            not_empty.cause,
-            Cause::Errno(Errno::ENOTEMPTY | Errno::EEXIST)
-        );
-        if !full {
-            return Err(not_empty);
-        }
-        if !self.hands.options.may_supplant_trees {
-            let cause = Cause::DirectoryInTheWay;
-            return Err(Failure { cause, ..not_empty });
-        }
-        if self.hands.is_way_to_backups(&self.dirs.node, name) {
-            return Err(not_empty);
-        }
-        if self.hands.keeps_beside() {
-            // What is in it would be kept in it, and it would still be in the way.
-            return Err(not_empty);
-        }
-        let node = &self.dirs.node;
-        let backup = self.hands.backup_of(self.shard, node, place.dest).await?;
-        let may_remove = |kind: Kind, names: &[&CStr]| {
-            if self.hands.leads_to_backups(node, names) {
-                return false;
-            }
-            let path = || {
-                let names: Vec<&[u8]> = names.iter().map(|name| name.to_bytes()).collect();
-                crate::model::path::join(&self.dirs.node.path(), &names.join(&b'/'))
-            };
-            if names.len() > 1 {
-                // As in rsync: what is in the directory counts for --max-delete, the name that is replaced does not.
-                if self.shard.cancelled() || !self.hands.may_delete() {
-                    return false;
-                }
-                self.hands.count_deleted(self.shard, kind, path);
-            } else {
-                // The name itself does not go: it is replaced, and told as that.
-                self.shard.tally().entries_deleted.add(1);
-            }
-            !self.shard.cancelled()
-        };
-        let must_stay = |kind: Option<Kind>, names: &[&CStr]| {
-            sift::is_protected_below(self.shard, &self.dirs.node, names, kind)
-        };
-        let spared = self.shard.shared.source_root();
-        let backup = backup.as_ref();
-        let removed = lane.remove_tree(place.dest, name, spared, &may_remove, &must_stay, backup);
-        match removed.await? {
-            TreeRemoval::Removed => Ok(()),
-            TreeRemoval::Refused if self.shard.cancelled() => Err(Failure {
-                cause: Cause::Interrupted,
-                ..not_empty
-            }),
-            TreeRemoval::Refused => Err(not_empty),
-            TreeRemoval::Kept => Err(Failure {
-                cause: Cause::Protected,
-                ..not_empty
-            }),
         }
     }
 }

@@ -150,6 +150,7 @@ impl Lane {
             }
             return self.open_in_place(place, source, existing).await;
         }
+        self.clear_way(place).await?;
         // A new inode: other names of the old one, and those who read it now, keep what they have.
         if *kept == Kept::NotYet {
             *kept = self.keep_moved(place, existing).await?;

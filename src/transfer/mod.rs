@@ -121,7 +121,7 @@ impl Failure {
 }
 
 /// Where one name is: the same name below two open directories.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub source: &'a Handle,
     pub dest: &'a Handle,
@@ -132,6 +132,8 @@ pub struct Place<'a> {
     pub backup: Option<&'a Backup>,
     /// The name that its backup would get is one of the source's.
     pub backup_taken: bool,
+    /// Removes a directory that has the name, when what takes its place is complete.
+    pub way: Option<&'a dyn Clearing>,
 }
 
 /// What a transfer did.
@@ -145,6 +147,11 @@ pub struct Copied {
     pub unsettled: bool,
     /// The contents are in place, and this attribute is not.
     pub unset: Option<Failure>,
+}
+
+/// Removes what is in the way of a new entry.
+pub trait Clearing {
+    fn clear(&self) -> LocalBoxFuture<'_, Result<(), Failure>>;
 }
 
 /// Gets other shards to work on a large file.

@@ -85,7 +85,7 @@ impl Lane {
         existing: Option<&Meta>,
         op: impl Fn(Handle, CString) -> Op,
     ) -> Result<(), Failure> {
-        if existing.is_none() {
+        if existing.is_none() && place.way.is_none() {
             match self
                 .on_dest(op(place.dest.clone(), place.name.to_owned()))
                 .await
@@ -107,6 +107,13 @@ impl Lane {
         dressed
     }
 
+    pub(super) async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
+        match place.way {
+            Some(way) => way.clear().await,
+            None => Ok(()),
+        }
+    }
+
     /// Renames what is complete over the name; what was there gets its backup name first, if it is to have one.
     pub(super) async fn replace(
         &self,
@@ -114,6 +121,7 @@ impl Lane {
         from: CString,
         existing: Option<&Meta>,
     ) -> Result<(), Failure> {
+        self.clear_way(place).await?;
         let kept = self.keep_linked(place, existing).await?;
         let result = self.rename(place.dest, from, place.name).await;
         if result.is_err() {
