@@ -219,9 +219,6 @@ pub struct CompareArgs {
     /// Leave out symlinks that lead out of SRC
     #[arg(long)]
     pub safe_links: bool,
-    /// Owners and groups are always carried by number: accepted for rsync's sake
-    #[arg(long)]
-    pub numeric_ids: bool,
     /// Do not carry modes
     #[arg(long)]
     pub no_perms: bool,
@@ -284,6 +281,9 @@ pub struct ReportArgs {
     /// One JSON object a line on standard output; the last one is the summary
     #[arg(long)]
     pub json: bool,
+    /// Show users and groups by number in --json; they are always carried by number
+    #[arg(long)]
+    pub numeric_ids: bool,
     /// Progress on standard error: `auto` is a bar on a terminal and nothing elsewhere
     #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
     pub progress: ProgressArg,

@@ -157,6 +157,7 @@ impl Config {
             report: ReportOptions {
                 detail,
                 json: args.json,
+                numeric_ids: args.numeric_ids,
                 progress,
             },
             quiet: args.quiet,

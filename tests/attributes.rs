@@ -265,3 +265,28 @@ fn unprivileged_run_keeps_what_root_may_do_out_of_the_way() {
     ringsync_as_nobody(&pair.scratch, &args).exits(0);
     assert_untouched(&before, &pair.dst);
 }
+
+#[test]
+fn owners_are_shown_by_name_or_by_number() {
+    if skip_unless_root("cannot change owners") {
+        return;
+    }
+    for (options, from, to) in [
+        (&["--json", "-i"][..], "daemon", "root"),
+        (&["--json", "-i", "--numeric-ids"], "1", "0"),
+    ] {
+        let pair = Pair::new();
+        let mut tree = Tree::new();
+        tree.file("file", "content");
+        tree.write_to(&pair.src);
+        tree.node("file").owner(1, 1);
+        tree.write_to(&pair.dst);
+        let outcome = pair.sync("auto", options);
+        let lines = outcome.exits(0).json();
+        let item = lines.iter().find(|line| line["path"] == "file").unwrap();
+        for field in ["owner", "group"] {
+            assert_eq!(item[field]["from"], from, "{item}");
+            assert_eq!(item[field]["to"], to, "{item}");
+        }
+    }
+}

@@ -109,6 +109,14 @@ pub struct Meta {
 }
 
 impl Meta {
+    #[must_use]
+    pub fn ids(&self) -> super::Ids {
+        super::Ids {
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
+
     /// Device and inode: the same for every name of one inode, and on every mount of one filesystem.
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {

@@ -22,6 +22,13 @@ pub enum What {
     Delete,
 }
 
+/// Whose an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// One change.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -31,6 +38,8 @@ pub struct Item {
     pub path: Vec<u8>,
     /// Of a symlink, what it points to; of a hard link, the name that it is linked to.
     pub target: Option<Vec<u8>>,
+    /// Of an entry that was there before: whose it was, and whose it is.
+    pub owners: Option<(Ids, Ids)>,
 }
 
 /// Where items and errors go. Sending an error never blocks; sending an item may wait for a slow reader.

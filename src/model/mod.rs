@@ -15,7 +15,7 @@ pub mod xattr;
 pub use action::{Action, Attrs, SkipReason};
 pub use compare::{Policy, decide, decide_contents};
 pub use entry::{Kind, Meta, Time};
-pub use event::{Item, Sink, What};
+pub use event::{Ids, Item, Sink, What};
 pub use listing::{Entry, Listing, State};
 pub use symlink::Symlinks;
 pub use tally::Tally;

@@ -102,6 +102,7 @@ mod tests {
             kind,
             path: b"a/b".to_vec(),
             target: target.map(|target| target.as_bytes().to_vec()),
+            owners: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! terminal; shards send to it.
 
 mod itemize;
+mod names;
 mod progress;
 pub mod summary;
 
@@ -17,7 +18,8 @@ use crossbeam_utils::CachePadded;
 use crate::error::{Cause, Class, Error};
 use crate::model::path::escape;
 use crate::model::tally::Totals;
-use crate::model::{Item, Sink, Tally};
+use crate::model::{Attrs, Item, Sink, Tally, What};
+use names::Names;
 use progress::Progress;
 
 pub use progress::ProgressStyle;
@@ -44,6 +46,8 @@ pub struct ReportOptions {
     pub detail: Detail,
     /// One JSON object a line instead of words.
     pub json: bool,
+    /// Users and groups by number, not by name.
+    pub numeric_ids: bool,
     pub progress: ProgressStyle,
 }
 
@@ -156,6 +160,7 @@ impl Reporter {
             tallies,
             counters: counters.clone(),
             progress: Progress::new(options.progress),
+            names: Names::default(),
         };
         let thread = std::thread::spawn(move || consumer.run(&receiver));
         Self {
@@ -198,6 +203,7 @@ struct Consumer {
     tallies: Arc<[CachePadded<Tally>]>,
     counters: Arc<Counters>,
     progress: Progress,
+    names: Names,
 }
 
 impl Consumer {
@@ -254,7 +260,7 @@ impl Consumer {
         let text = itemize::line(item);
         tracing::info!("{text}");
         if self.options.json {
-            let object = serde_json::json!({
+            let mut object = serde_json::json!({
                 "event": "item",
                 "change": itemize::word(item.what),
                 "kind": item.kind.name(),
@@ -262,11 +268,36 @@ impl Consumer {
                 "target": item.target.as_deref().map(escape),
                 "itemized": itemize::code(item),
             });
+            self.add_owners(&mut object, item);
             self.line(stdout, &object.to_string());
         } else if self.options.detail == Detail::Names {
             self.line(stdout, &itemize::name(item));
         } else {
             self.line(stdout, &text);
+        }
+    }
+
+    /// Whose the entry was and is, where that changes.
+    fn add_owners(&self, object: &mut serde_json::Value, item: &Item) {
+        let (Some((from, to)), What::Repair(attrs) | What::Replace { attrs, .. }) =
+            (item.owners, item.what)
+        else {
+            return;
+        };
+        let shown = |id: u32, name: &dyn Fn(u32) -> String| {
+            if self.options.numeric_ids {
+                id.to_string()
+            } else {
+                name(id)
+            }
+        };
+        if attrs.has(Attrs::OWNER) {
+            let [from, to] = [from.uid, to.uid].map(|uid| shown(uid, &|uid| self.names.user(uid)));
+            object["owner"] = serde_json::json!({ "from": from, "to": to });
+        }
+        if attrs.has(Attrs::GROUP) {
+            let [from, to] = [from.gid, to.gid].map(|gid| shown(gid, &|gid| self.names.group(gid)));
+            object["group"] = serde_json::json!({ "from": from, "to": to });
         }
     }
 

@@ -16,7 +16,7 @@ use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Cause, Error, Side};
 use crate::io::{Fs, Handle};
-use crate::model::{Carried, Item, Kind, What};
+use crate::model::{Carried, Ids, Item, Kind, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Task, node};
 use crate::throttle::Budget;
 use crate::transfer::{Failure, Lane, LargeFile, Spread};
@@ -195,8 +195,9 @@ impl LaneHands {
             return;
         }
         let mut attrs = shard.shared.options.policy.attrs_differing(source, dest);
-        if let (Some(source), Some(dest)) = (&dirs.source, &dirs.dest) {
-            match self.lane.dir_xattrs_differing(source, dest).await {
+        if let (Some(source_dir), Some(dest_dir)) = (&dirs.source, &dirs.dest) {
+            let differing = self.lane.dir_xattrs_differing(source_dir, dest_dir);
+            match differing.await {
                 Ok(xattrs) if xattrs.is_empty() => {}
                 Ok(xattrs) => {
                     node.set_xattrs_differ();
@@ -209,9 +210,12 @@ impl LaneHands {
             shard.tally().entries_equal.add(u64::from(node.depth() > 0));
         } else {
             shard.tally().entries_repaired.add(1);
-            self.tell(shard, What::Repair(attrs), Kind::Dir, || {
-                (node.path(), None)
-            });
+            let told = || Told {
+                path: node.path(),
+                target: None,
+                owners: Some((dest.ids(), source.ids())),
+            };
+            self.tell(shard, What::Repair(attrs), Kind::Dir, told);
         }
     }
 
@@ -344,24 +348,46 @@ impl LaneHands {
     }
 
     /// Tells a change, and counts it as a difference when it is only told.
-    pub(super) fn tell(
+    pub(super) fn tell<T: Into<Told>>(
         &self,
         shard: &Shard,
         what: What,
         kind: Kind,
-        path_and_target: impl FnOnce() -> (Vec<u8>, Option<Vec<u8>>),
+        told: impl FnOnce() -> T,
     ) {
         if self.options.dry_run {
             shard.tally().entries_differing.add(1);
         }
         if shard.shared.sink.wants_items() {
-            let (path, target) = path_and_target();
+            let Told {
+                path,
+                target,
+                owners,
+            } = told().into();
             shard.shared.sink.item(Item {
                 what,
                 kind,
                 path,
                 target,
+                owners,
             });
+        }
+    }
+}
+
+/// What is told of a change besides its kind.
+pub(super) struct Told {
+    pub path: Vec<u8>,
+    pub target: Option<Vec<u8>>,
+    pub owners: Option<(Ids, Ids)>,
+}
+
+impl From<(Vec<u8>, Option<Vec<u8>>)> for Told {
+    fn from((path, target): (Vec<u8>, Option<Vec<u8>>)) -> Self {
+        Self {
+            path,
+            target,
+            owners: None,
         }
     }
 }

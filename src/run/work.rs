@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::hands::{LaneHands, SpreadOverShards, error};
+use super::hands::{LaneHands, SpreadOverShards, Told, error};
 use super::links::DirPath;
 use super::way::Way;
 use crate::error::{Cause, Error, OpKind, Side};
@@ -320,7 +320,11 @@ impl Work<'_> {
         }
         self.shard.tally().entries_repaired.add(1);
         let target = self.link_target(place, wanted.kind).await;
-        let told = || (self.path_of(place.name), target);
+        let told = || Told {
+            path: self.path_of(place.name),
+            target,
+            owners: Some((existing.ids(), wanted.ids())),
+        };
         self.hands
             .tell(self.shard, What::Repair(attrs), wanted.kind, told);
         Ok(())
@@ -387,7 +391,11 @@ impl Work<'_> {
             }
         }
         let target = self.link_target(place, wanted.kind).await;
-        let told = || (self.path_of(place.name), target);
+        let told = || Told {
+            path: self.path_of(place.name),
+            target,
+            owners: existing.map(|existing| (existing.ids(), wanted.ids())),
+        };
         self.hands.tell(self.shard, what, wanted.kind, told);
         Ok(())
     }
