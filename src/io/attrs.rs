@@ -11,7 +11,8 @@ use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchownat};
 use rustix::fs::{
-    self as rfs, AtFlags as TimesAt, Timespec, Timestamps, UTIME_OMIT, XattrFlags, utimensat,
+    self as rfs, AtFlags as TimesAt, Timespec, Timestamps, UTIME_OMIT, XattrFlags, futimens,
+    utimensat,
 };
 use rustix::io::Errno as RawErrno;
 
@@ -88,8 +89,15 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
                 tv_nsec: mtime.nsec.into(),
             },
         };
-        let set = retry(|| utimensat(inode, c"", &times, TimesAt::EMPTY_PATH).map_err(errno_of));
-        first.note(OpKind::SetTimes, set);
+        let set = || {
+            if inode.is_place() {
+                utimensat(inode, c"", &times, TimesAt::EMPTY_PATH)
+            } else {
+                // The call that takes no path is cheaper.
+                futimens(inode, &times)
+            }
+        };
+        first.note(OpKind::SetTimes, retry(|| set().map_err(errno_of)));
     }
     first.0.map_or(Ok(Reply::Done), Err)
 }
