@@ -26,6 +26,7 @@
 //! Calls go downwards in that list only; `tests/arrows.rs` holds the code to it.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -131,7 +132,7 @@ fn run(config: Config) -> u8 {
         code
     };
     if let Some(path) = &config.log_file
-        && let Err(error) = start_log(path)
+        && let Err(error) = start_log(path, config.job.umask)
     {
         let shown = path.display();
         return fail(
@@ -233,11 +234,12 @@ fn catch_signals() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 /// Appends what is traced to a file; `RINGSYNC_LOG` chooses levels, as in `debug` or `ringsync=trace`.
-fn start_log(path: &Path) -> std::io::Result<()> {
+fn start_log(path: &Path, umask: u32) -> std::io::Result<()> {
     use tracing_subscriber::EnvFilter;
     let file = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
+        .mode(0o666 & !umask)
         .open(path)?;
     let filter = EnvFilter::try_from_env("RINGSYNC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -393,6 +393,7 @@ impl Run {
             policy: self.job.policy,
             write_mode: self.job.write_mode,
             reflink: self.job.reflink,
+            one_file_system: self.job.one_file_system,
             sparse: self.job.sparse,
             trust_holes: self.job.trust_holes,
             fsync: self.job.fsync,

@@ -153,6 +153,15 @@ fn one_file_system(engine: &str) {
         "rsync -ax --delete",
         "ringsync",
     );
+    // What is there under the name of a mount point is nobody's business, whatever is mounted.
+    for delete in ["--delete", "--delete-after"] {
+        for name in ["dir/mountpoint/earlier", "dir/extra"] {
+            fs::write(pair.dst.join(name), "x").unwrap();
+        }
+        pair.sync(engine, &["-x", delete]).exits(0);
+        assert!(pair.dst.join("dir/mountpoint/earlier").exists(), "{delete}");
+        assert!(!pair.dst.join("dir/extra").exists(), "{delete}");
+    }
     pair.sync(engine, &["--delete"]).exits(0);
     assert_equal_trees(&pair.src, &pair.dst);
     drop(mounted);
@@ -288,5 +297,32 @@ fn owners_are_shown_by_name_or_by_number() {
             assert_eq!(item[field]["from"], from, "{item}");
             assert_eq!(item[field]["to"], to, "{item}");
         }
+    }
+}
+
+/// What is mounted in a directory of the destination is not removed with it, nor for what takes its place.
+#[test]
+fn mounts_in_the_destination_keep_what_is_on_them() {
+    if skip_unless_root("cannot mount") {
+        return;
+    }
+    for (name, delete) in [("data", "--delete"), ("data/mnt", "--delete")] {
+        let pair = Pair::new();
+        let Some(other) = support::image::Image::sized("tmpfs", 8) else {
+            return;
+        };
+        fs::write(other.path().join("precious"), "x").unwrap();
+        let mut tree = Tree::new();
+        if name == "data" {
+            tree.file("data/file", "x");
+        } else {
+            tree.file("data", "a file where a directory is");
+        }
+        tree.write_to(&pair.src);
+        fs::create_dir_all(pair.dst.join(name)).unwrap();
+        let mounted = support::image::Bind::new(other.path(), &pair.dst.join(name));
+        pair.sync("auto", &["-x", delete, "--force-delete"]);
+        assert!(other.path().join("precious").exists(), "{name}");
+        drop(mounted);
     }
 }

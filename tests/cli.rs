@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::thread::available_parallelism;
 use support::snap::{assert_equal_trees, assert_untouched, snapshot, stamps};
@@ -184,6 +184,8 @@ fn log_file_gets_a_line_for_what_was_done() {
     let pair = filled();
     let log = pair.scratch.path().join("log");
     on(&pair, "sync", &["-q", "--log-file", log.to_str().unwrap()]).exits(0);
+    let mode = fs::metadata(&log).unwrap().permissions().mode();
+    assert_eq!(mode & 0o022, 0, "others could write to the log");
     let first = fs::read_to_string(&log).unwrap();
     assert!(first.lines().count() >= 1);
     // A second run adds to it.

@@ -15,7 +15,8 @@ use support::image::Image;
 use support::snap::{assert_equal_trees, assert_untouched, stamp, stamps, temporaries};
 use support::tree::{LONG_AGO, Tree, set_mtime};
 use support::{
-    Pair, is_root, ringsync, rsync, skip_unless_root, skip_without_rsync, sync, under_each_engine,
+    Pair, give_to_nobody, is_root, ringsync, ringsync_as_nobody, rsync, skip_unless_root,
+    skip_without_rsync, sync, sync_args, under_each_engine,
 };
 
 under_each_engine!(
@@ -27,6 +28,7 @@ under_each_engine!(
     xattrs_are_made_equal_without_copying,
     acls_are_made_equal_and_inherited_ones_removed,
     capabilities_survive_a_change_of_owner,
+    attributes_of_read_only_files_are_carried_by_an_ordinary_user,
     contents_arrive_where_attributes_cannot_be_set,
     holes_are_kept,
     zeros_become_holes_on_request,
@@ -374,6 +376,22 @@ fn capabilities_survive_a_change_of_owner(engine: &str) {
     set_xattr(&pair.dst.join("tool"), CAPABILITY, &capability);
     pair.sync(engine, &["-X"]).exits(0);
     expect();
+}
+
+fn attributes_of_read_only_files_are_carried_by_an_ordinary_user(engine: &str) {
+    if skip_unless_root("cannot become somebody else") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut tree = Tree::new();
+    tree.file("file", "content").mode(0o444);
+    tree.write_to(&pair.src);
+    set_xattr(&pair.src.join("file"), "user.a", b"1");
+    give_to_nobody(&pair.src);
+    give_to_nobody(&pair.dst);
+    let args = sync_args(engine, &["-X"], &pair.src, &pair.dst);
+    ringsync_as_nobody(&pair.scratch, &args).exits(0);
+    assert_eq!(xattr(&pair.dst.join("file"), "user.a").unwrap(), b"1");
 }
 
 /// ramfs has neither extended attributes nor ACLs.

@@ -20,7 +20,7 @@ use super::again::retry;
 use super::inline::errno_of;
 use super::op::{Change, Handle, OpError, Outcome, Reply, Target};
 use crate::error::OpKind;
-use crate::model::xattr::mode_without_acl;
+use crate::model::xattr::{Xattr, mode_without_acl};
 use crate::model::{Carried, Xattrs};
 
 /// Enough for the names of most inodes' attributes, and for most values.
@@ -60,7 +60,17 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
             mode = mode.map(|mode| mode & !0o6000);
         }
     }
+    // Those of users need the right to write, which the mode may take away.
+    let (of_users, others): (Vec<_>, Vec<_>) =
+        (change.xattrs.set.iter()).partition(|(name, _)| name.to_bytes().starts_with(b"user."));
+    for (name, value) in of_users {
+        let set = retry(|| set_xattr(inode, name, value).map_err(errno_of));
+        first.note(OpKind::SetXattrs, set);
+    }
     if let Some(mode) = mode {
+        // What the group may do must not be what the ACL's mask says, not even until the ACL is there.
+        let narrowed = |(name, value): &&Xattr| mode_without_acl(name, value, mode);
+        let mode = others.iter().find_map(narrowed).unwrap_or(mode);
         first.note(OpKind::SetMode, retry(|| set_mode(inode, mode)));
     }
     for name in &change.xattrs.remove {
@@ -70,13 +80,9 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
         };
         first.note(OpKind::SetXattrs, removed);
     }
-    for (name, value) in &change.xattrs.set {
+    for (name, value) in others {
         let set = retry(|| set_xattr(inode, name, value).map_err(errno_of));
-        if !first.note(OpKind::SetXattrs, set)
-            && let Some(mode) = mode.and_then(|mode| mode_without_acl(name, value, mode))
-        {
-            first.note(OpKind::SetMode, retry(|| set_mode(inode, mode)));
-        }
+        first.note(OpKind::SetXattrs, set);
     }
     if let Some(mtime) = change.mtime {
         let times = Timestamps {

@@ -139,8 +139,23 @@ pub fn decide_contents(src: &Meta, dst: &Meta, contents_equal: bool, policy: &Po
     }
 }
 
+/// The mtime of a file that was left half-written in place: a time that nothing else has.
+pub const INCOMPLETE: Time = Time {
+    sec: 86_399,
+    nsec: 987_654_321,
+};
+
+/// Whether a file is half-written. Some filesystems keep times to two seconds only.
+#[must_use]
+pub fn is_incomplete(mtime: Time) -> bool {
+    mtime.sec.abs_diff(INCOMPLETE.sec) <= 2
+}
+
 fn decide_file(src: &Meta, dst: &Meta, policy: &Policy) -> Action {
     let times_equal = policy.times_equal(src.mtime, dst.mtime);
+    if is_incomplete(dst.mtime) && !times_equal {
+        return Action::Replace;
+    }
     if policy.keep_newer && !times_equal && dst.mtime > src.mtime {
         return Action::Skip(SkipReason::DestinationNewer);
     }
@@ -218,6 +233,12 @@ mod tests {
             ),
             ("other size", archive, Some(larger), Action::Replace),
             ("older", archive, Some(older), Action::Replace),
+            (
+                "half-written in place, and as large as it should be",
+                policy(|p| p.compare_size_only = true),
+                Some(with(|m| m.mtime = INCOMPLETE)),
+                Action::Replace,
+            ),
             (
                 "newer is different too",
                 archive,

@@ -34,7 +34,10 @@ impl Carried {
         if is_acl(name) {
             return self.acls;
         }
-        self.xattrs && (self.every_namespace || name.to_bytes().starts_with(b"user."))
+        let name = name.to_bytes();
+        // What else is in `system` is a filesystem's own way to show what it has by other names.
+        let settable = self.every_namespace && !name.starts_with(b"system.");
+        self.xattrs && (settable || name.starts_with(b"user."))
     }
 }
 

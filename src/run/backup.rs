@@ -367,6 +367,14 @@ impl<'a> Walk<'a> {
                 "leads into the destination through a symlink; name it relative to the destination",
             ));
         }
+        let above_source =
+            parents_of(&source.handle).map_err(|errno| cannot_open(self.path, errno))?;
+        if exists && above_source.contains(&self.identity) {
+            return Err(refuse(
+                self.path,
+                "contains the source, which backups could replace; choose one beside it",
+            ));
+        }
         let above_dest =
             parents_of(&self.dest.handle).map_err(|errno| cannot_open(self.path, errno))?;
         if exists && above_dest.contains(&self.identity) {

@@ -3,11 +3,12 @@
 use nix::errno::Errno;
 
 use super::links::{InodeId, Made, Turn};
+use super::way::Way;
 use super::work::Work;
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::model::{Action, Kind, Meta, What};
 use crate::shard::node;
-use crate::transfer::{Failure, Place};
+use crate::transfer::{Clearing, Failure, Place};
 
 impl Work<'_> {
     /// Carries out a step under `--hard-links`.
@@ -94,9 +95,13 @@ impl Work<'_> {
             return Ok(());
         }
         if !self.hands.options.dry_run {
-            if existing.is_some_and(|existing| existing.kind == Kind::Dir) {
-                self.clear_way(place).await?;
-            }
+            let way = Way { work: self, place };
+            let is_dir = existing.is_some_and(|existing| existing.kind == Kind::Dir);
+            let is_full = is_dir && !self.is_way_clear(place).await?;
+            let place = Place {
+                way: is_full.then_some(&way as &dyn Clearing),
+                ..place
+            };
             match self.link(place, made, existing).await {
                 Ok(()) => {}
                 Err(failure) if is_no_link(&failure) => {

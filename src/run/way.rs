@@ -24,14 +24,6 @@ impl Clearing for Way<'_> {
 }
 
 impl Work<'_> {
-    /// Removes a directory that is in the way, an empty one or a full one.
-    pub(super) async fn clear_way(&self, place: Place<'_>) -> Result<(), Failure> {
-        if !self.is_way_clear(place).await? {
-            self.remove_way(place).await?;
-        }
-        Ok(())
-    }
-
     /// Removes a directory that is in the way if it is empty. `false` when it is full, and may go with what is in it.
     pub(super) async fn is_way_clear(&self, place: Place<'_>) -> Result<bool, Failure> {
         if self.hands.options.dry_run {

@@ -176,9 +176,19 @@ impl Work<'_> {
             if result.is_ok() {
                 result = lane.make_dir(dest, name).await;
             }
-            if let Err(failure) = result {
-                self.report(failure, name);
-                return None;
+            match result {
+                Ok(()) => {}
+                // Made for a backup since it was listed, or by somebody else.
+                Err(failure)
+                    if failure.cause == Cause::Errno(Errno::EEXIST)
+                        && lane.is_dir(dest, name).await =>
+                {
+                    return Some(Presence::Existing);
+                }
+                Err(failure) => {
+                    self.report(failure, name);
+                    return None;
+                }
             }
             self.dirs.node.touch();
             presence = Presence::Made;

@@ -111,7 +111,12 @@ impl Part {
     ) -> Listing {
         let options = &shard.shared.options;
         let names_only = options.mode == Mode::DeleteOnly;
-        let may_delete = options.delete && self.source_complete && self.dirs.node.reach.is_whole();
+        // With -x, nothing goes from what is mounted in the destination.
+        let is_mounted = options.dest_root.is_some_and(|(dev, _)| dev != dir.dev());
+        let may_delete = options.delete
+            && self.source_complete
+            && self.dirs.node.reach.is_whole()
+            && !(options.one_file_system && is_mounted);
         let mut found = Vec::with_capacity(batch.len());
         for at in 0..batch.len() {
             let name = batch.name_bytes(&batch.entries[at]);

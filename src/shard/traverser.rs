@@ -102,6 +102,9 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
     let Some(dirs) = open_dirs(shard, node).await else {
         return;
     };
+    if is_other_filesystem(shard, &dirs) {
+        return;
+    }
     if let Err(error) = sift::enter(shard, &dirs).await {
         return shard.report(error);
     }
@@ -128,6 +131,15 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
         part.dest_complete = true;
     }
     settle(shard, &dirs, part.finish(shard).await, Some(visiting)).await;
+}
+
+/// `-x`: what is mounted in the source is not this tree's. The pass that only deletes lists names alone and meets it here.
+fn is_other_filesystem(shard: &Shard, dirs: &Dirs) -> bool {
+    let parent = dirs.node.parent().and_then(|node| node.meta(Side::Source));
+    let (Some(parent), Some(source)) = (parent, &dirs.source) else {
+        return false;
+    };
+    shard.shared.options.one_file_system && parent.dev != source.dev()
 }
 
 /// Acts on a plan. `permit` is whatever entitles to list and compare; it is given back before children are queued,

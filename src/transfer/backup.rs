@@ -14,10 +14,10 @@ use nix::errno::Errno;
 
 use super::contents::{Method, Pair};
 use super::delete::TreeRemoval;
-use super::files::INCOMPLETE;
 use super::{Failure, Fsync, Lane, Place};
 use crate::error::{OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, OpError, Reply, Target};
+use crate::model::compare::is_incomplete;
 use crate::model::listing::NAME_LEN_MAX;
 use crate::model::{Carried, Kind, Meta, XattrChange, Xattrs};
 
@@ -116,7 +116,7 @@ impl Lane {
         let Some(backup) = place.backup else {
             return Ok(Kept::Nothing);
         };
-        if existing.mtime == INCOMPLETE {
+        if is_incomplete(existing.mtime) {
             // Half-written by a run that failed. What it was before has its backup, which must not be lost for this.
             return Ok(Kept::Nothing);
         }
@@ -134,7 +134,18 @@ impl Lane {
         };
         let restored = match kept {
             Kept::NotYet | Kept::Nothing | Kept::Copied => return,
-            Kept::Linked => self.unlink(&backup.dir, &backup_name).await,
+            Kept::Linked => {
+                // A rename may have worked although it was said to have failed (network filesystems); then this is the last
+                // name of what was replaced.
+                let now = self.stat(place.dest, place.name).await;
+                let kept = self.stat(&backup.dir, &backup_name).await;
+                match (now, kept) {
+                    (Ok(now), Ok(kept)) if now.identity() == kept.identity() => {
+                        self.unlink(&backup.dir, &backup_name).await
+                    }
+                    _ => return,
+                }
+            }
             Kept::Moved => {
                 let op = Op::Move {
                     from: backup.dir.clone(),
@@ -276,7 +287,9 @@ impl Lane {
     /// the entries a directory is somebody's data and not a backup, because directories have none.
     async fn clear(&self, backup: &Backup, backup_name: &CStr) -> Result<(), Failure> {
         match self.unlink_if_there(&backup.dir, backup_name).await {
-            Err(failure) if failure.is(Errno::EISDIR) && !backup.beside => {}
+            // With a suffix, a directory there may be a backup of this very run.
+            Err(failure)
+                if failure.is(Errno::EISDIR) && !backup.beside && backup.suffix.is_empty() => {}
             result => return result,
         }
         // Boxed, because the removal of a tree may itself make backups, though this one does not.
@@ -428,7 +441,15 @@ impl Lane {
         };
         let change = self.change_for(meta, now, Some(meta));
         let chowned = change.uid.is_some() || change.gid.is_some();
+        let ids = (change.uid.unwrap_or(now.uid), change.gid.unwrap_or(now.gid));
+        let set_ids = if ids == (meta.uid, meta.gid) {
+            0o6000
+        } else {
+            0
+        };
         Ok(Change {
+            // Nothing is setuid to another than its original.
+            mode: change.mode.map(|mode| mode & (0o1777 | set_ids)),
             mtime: Some(meta.mtime),
             xattrs: XattrChange::between(&Xattrs::default(), &xattrs, chowned),
             ..change
@@ -493,6 +514,7 @@ impl Lane {
                 Err(failure) if tried == OPEN_TRIES_MAX => return Err(failure),
                 Err(failure)
                     if !parent.beside
+                        && parent.suffix.is_empty()
                         && (failure.is(Errno::ENOTDIR) || failure.is(Errno::ELOOP)) =>
                 {
                     match self.unlink_if_there(&parent.dir, name).await {

@@ -311,6 +311,10 @@ impl Lane {
             let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
             pair.copy_span(0..end, &self.buffers).await?
         };
+        if size == 0 && bytes >= UNSIZED_BYTES_MAX {
+            let (kind, errno) = (crate::error::OpKind::Read, Errno::EFBIG);
+            return Err(Failure::new(Side::Source, OpError { kind, errno }));
+        }
         Ok(Copied {
             bytes,
             ..Copied::default()

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use nix::errno::Errno;
 
 use super::{Backup, Failure, Lane};
-use crate::error::Side;
+use crate::error::{OpKind, Side};
 use crate::io::{Handle, Links, Op, OpError, Reply};
 use crate::model::{Kind, Listing, Meta};
 
@@ -170,6 +170,10 @@ impl Lane {
         let (dir, meta) = match self.on_dest(op).await {
             Ok(Reply::Opened(_, meta)) if Some(meta.identity()) == spared => {
                 return Err(Failure::loop_into_source());
+            }
+            Ok(Reply::Opened(_, meta)) if self.options.one_file_system && meta.dev != at.dev() => {
+                let (kind, errno) = (OpKind::OpenDir, Errno::EXDEV);
+                return Err(Failure::new(Side::Destination, OpError { kind, errno }));
             }
             Ok(Reply::Opened(dir, meta)) => (dir, meta),
             Ok(other) => unreachable!("an open does not reply {other:?}"),

@@ -8,19 +8,13 @@ use super::backup::Kept;
 use super::{Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode, verify};
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, Reply, Target};
-use crate::model::{Kind, Meta, Time};
+use crate::model::compare::INCOMPLETE;
+use crate::model::{Kind, Meta};
 
 /// How often a file is copied again because it changed meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
 /// How many temporary names are tried; each is taken with a probability of one in 2^32.
 const NAMES_MAX: u32 = 8;
-
-/// The mtime of a file that was left half-written in place: unlike its source's, so that the next run sees it; older, so
-/// that it does with `--update` too; and unlike any other, so that it is known for what it is.
-pub(super) const INCOMPLETE: Time = Time {
-    sec: 86_399,
-    nsec: 987_654_321,
-};
 
 /// Where a file is while it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::{Failure, Lane, Place};
 use crate::error::{OpKind, Side};
 use crate::io::{Handle, Op, OpError, Reply, Target};
-use crate::model::Meta;
+use crate::model::{Kind, Meta};
 
 impl Lane {
     /// What a name of the destination is.
@@ -20,6 +20,12 @@ impl Lane {
             Reply::Meta(meta) => Ok(meta),
             other => unreachable!("a stat does not reply {other:?}"),
         }
+    }
+
+    /// Whether a name of the destination is a directory.
+    pub async fn is_dir(&self, dest: &Handle, name: &CStr) -> bool {
+        let meta = self.stat(dest, name).await;
+        meta.is_ok_and(|meta| meta.kind == Kind::Dir)
     }
 
     /// Opens a directory of the destination by its path below its root.

@@ -63,10 +63,13 @@ pub enum Reflink {
 
 /// Options of a lane.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is one switch of the command line, and they combine freely.
 pub struct LaneOptions {
     pub policy: Policy,
     pub write_mode: WriteMode,
     pub reflink: Reflink,
+    /// What is mounted in a directory is not removed with it.
+    pub one_file_system: bool,
     /// Blocks of zeros become holes (`--sparse`).
     pub sparse: bool,
     /// What the source's filesystem calls a hole is not read.

@@ -25,6 +25,7 @@ impl Part {
         let is_temp = rule.is_some_and(|rule| (rule.is_temp_name)(name.to_bytes()));
         let meta = entry.meta(dest_dev);
         let stray = is_temp
+            && (self.source_complete || !self.dirs.node.reach.is_whole())
             && rule
                 .zip(meta)
                 .is_some_and(|(rule, meta)| rule.covers(&meta));
