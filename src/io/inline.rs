@@ -392,7 +392,11 @@ fn seek_data(file: &Handle, offset: u64) -> Result<Reply, Errno> {
         Err(Errno::ENXIO) => return Ok(Reply::Data(None)),
         result => result?,
     };
-    let end = retry(|| lseek(file, start, Whence::SeekHole))?;
+    let end = match retry(|| lseek(file, start, Whence::SeekHole)) {
+        // Cut off in between.
+        Err(Errno::ENXIO) => return Ok(Reply::Data(None)),
+        result => result?,
+    };
     let range = u64::try_from(start).unwrap_or(0)..u64::try_from(end).unwrap_or(0);
     Ok(Reply::Data(Some(range)))
 }

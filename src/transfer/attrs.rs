@@ -155,8 +155,7 @@ impl Lane {
     pub async fn repair(&self, place: Place<'_>, wanted: &Meta, now: &Meta) -> Result<(), Failure> {
         let (inode, found) = self.open_place(place.dest, place.name.to_owned()).await?;
         if (found.dev, found.ino, found.kind) != (now.dev, now.ino, now.kind) {
-            let (kind, errno) = (OpKind::Open, Errno::ESTALE);
-            return Err(Failure::new(Side::Destination, OpError { kind, errno }));
+            return Err(swapped());
         }
         let mut change = self.change_for(wanted, now, Some(now));
         if self.options.policy.times_equal(wanted.mtime, now.mtime) {
@@ -188,6 +187,9 @@ impl Lane {
     /// The operation that failed on the destination; what could be set is.
     pub async fn dress(&self, place: Place<'_>, made: &CStr, wanted: &Meta) -> Result<(), Failure> {
         let (inode, now) = self.open_place(place.dest, made.to_owned()).await?;
+        if now.kind != wanted.kind {
+            return Err(swapped());
+        }
         let change = self.change_for(wanted, &now, None);
         self.set_all(place.source_target(), inode, change).await
     }
@@ -230,6 +232,12 @@ impl Lane {
         };
         self.set_attrs(dir, change).await
     }
+}
+
+/// The name has another inode than a moment ago.
+fn swapped() -> Failure {
+    let (kind, errno) = (OpKind::Open, Errno::ESTALE);
+    Failure::new(Side::Destination, OpError { kind, errno })
 }
 
 fn attrs_of(change: &XattrChange) -> Attrs {

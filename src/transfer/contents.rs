@@ -267,6 +267,9 @@ fn is_unsupported(error: OpError) -> bool {
             | Errno::ENOSYS
             | Errno::ENOTTY
             | Errno::EBADF
+            // A swap file; a sandbox that forbids the call.
+            | Errno::ETXTBSY
+            | Errno::EPERM
     )
 }
 
@@ -346,8 +349,9 @@ impl Lane {
                 Err(Failure::new(Side::Destination, error))
             }
             Err(error) => {
-                // EINVAL may be about this one file (a swap file, no-copy-on-write); the others are about the pair.
-                if error.errno != Errno::EINVAL && !hopeless {
+                // These may be about this one file (a swap file, no-copy-on-write); the others are about the pair.
+                let about_file = matches!(error.errno, Errno::EINVAL | Errno::ETXTBSY);
+                if !about_file && !hopeless {
                     self.unclonable.borrow_mut().push(filesystems);
                 }
                 Ok(false)

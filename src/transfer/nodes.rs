@@ -97,7 +97,11 @@ impl Lane {
             }
         }
         let temp = self.temp_names.next(place.name);
-        self.on_dest(op(place.dest.clone(), temp.clone())).await?;
+        if let Err(failure) = self.on_dest(op(place.dest.clone(), temp.clone())).await {
+            // It may have been made, by a call that was repeated.
+            self.discard(place.dest, &temp).await;
+            return Err(failure);
+        }
         // An attribute that cannot be set is told, and costs nothing else.
         let dressed = self.dress(place, &temp, wanted).await;
         if let Err(failure) = self.replace(place, temp.clone(), existing).await {

@@ -208,7 +208,12 @@ impl Case<'_> {
             }
             OpKind::Clone | OpKind::CopyRange => matches!(
                 errno,
-                Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS
+                Errno::EXDEV
+                    | Errno::EINVAL
+                    | Errno::EOPNOTSUPP
+                    | Errno::ENOSYS
+                    | Errno::ETXTBSY
+                    | Errno::EPERM
             ),
             // The clearing up after another failure.
             OpKind::Unlink if is_temp(path) => !self.dest.contains_key(path),
