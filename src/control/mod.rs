@@ -1,4 +1,11 @@
 //! Pure controllers: samples and time go in, decisions come out. No clock, no I/O, no async.
 
+pub mod bounds;
+pub mod depth;
+pub mod hysteresis;
+pub mod pacer;
+pub mod retry;
 pub mod router;
+pub mod tuner;
 pub mod watch;
+pub mod zone;
