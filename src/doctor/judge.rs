@@ -5,10 +5,10 @@ use std::fmt::Write;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::machine::Machine;
-use super::mounts::Mount;
 use super::place::Place;
 use super::trial::Trial;
 use super::{Can, Finding, Level};
+use crate::detect::mounts::Mount;
 use crate::error::Side;
 
 /// Descriptors that are enough for every shard to keep its directories open.

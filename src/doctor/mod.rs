@@ -5,7 +5,6 @@
 
 mod judge;
 mod machine;
-mod mounts;
 mod place;
 mod trial;
 

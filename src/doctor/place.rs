@@ -11,9 +11,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::mounts::{self, Mount};
 use super::trial::Trial;
 use super::{Can, describe};
+use crate::detect::mounts::{self, Mount};
 use crate::error::Side;
 use crate::model::path::escape;
 use crate::run::limits;

@@ -1,4 +1,4 @@
-//! What is mounted where: `/proc/self/mountinfo` and `/etc/fstab`. Pure: text in, mounts out.
+//! What is mounted where: `/proc/self/mountinfo` and `/etc/fstab`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -8,40 +8,45 @@ use serde::Serialize;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Mount {
+pub struct Mount {
     #[serde(skip)]
-    pub(super) id: u64,
+    pub id: u64,
     #[serde(skip)]
-    pub(super) point: PathBuf,
+    pub point: PathBuf,
     /// `ext4`, `nfs4`, `fuse.sshfs` ...
-    pub(super) filesystem: String,
+    pub filesystem: String,
     /// What is mounted: a device, `server:/path`.
-    pub(super) from: String,
+    pub from: String,
     /// Those of the mount and then those of the filesystem, each once.
-    pub(super) options: Vec<String>,
+    pub options: Vec<String>,
 }
 
 impl Mount {
-    pub(super) fn has(&self, option: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|it| it == option)
     }
 
     /// The value of an option such as `vers=4.2`.
-    pub(super) fn value(&self, option: &str) -> Option<&str> {
+    #[must_use]
+    pub fn value(&self, option: &str) -> Option<&str> {
         let mut pairs = self.options.iter().filter_map(|it| it.split_once('='));
         pairs.find(|(name, _)| *name == option).map(|it| it.1)
     }
 
-    pub(super) fn is_read_only(&self) -> bool {
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
         self.has("ro")
     }
 
-    pub(super) fn is_nfs(&self) -> bool {
+    #[must_use]
+    pub fn is_nfs(&self) -> bool {
         matches!(self.filesystem.as_str(), "nfs" | "nfs4")
     }
 
     /// A filesystem whose calls may wait for another machine or process.
-    pub(super) fn is_remote(&self) -> bool {
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
         let remote = [
             "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "lustre", "afs", "beegfs",
             "gpfs",
@@ -52,7 +57,8 @@ impl Mount {
 
 /// All mounts, in the order in which they were made. See proc_pid_mountinfo(5); lines that are not as described there are
 /// left out.
-pub(super) fn parse_mountinfo(text: &str) -> Vec<Mount> {
+#[must_use]
+pub fn parse_mountinfo(text: &str) -> Vec<Mount> {
     text.lines().filter_map(parse_line).collect()
 }
 
@@ -88,8 +94,21 @@ fn parse_line(line: &str) -> Option<Mount> {
     })
 }
 
+/// The mount that a path is on; of one that does not exist, the mount of the nearest directory above it that does.
+#[must_use]
+pub fn of_path(path: &Path) -> Option<Mount> {
+    let text = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounts = parse_mountinfo(&String::from_utf8_lossy(&text));
+    let absolute = std::path::absolute(path).ok()?;
+    let existing = absolute
+        .ancestors()
+        .find_map(|path| path.canonicalize().ok())?;
+    find(&mounts, None, &existing)
+}
+
 /// The mount that a path is on: by its id where the kernel tells it, else the last one above the path.
-pub(super) fn find(mounts: &[Mount], id: Option<u64>, path: &Path) -> Option<Mount> {
+#[must_use]
+pub fn find(mounts: &[Mount], id: Option<u64>, path: &Path) -> Option<Mount> {
     let by_id = id.and_then(|id| mounts.iter().find(|mount| mount.id == id));
     let longest = || {
         let above = mounts.iter().filter(|mount| path.starts_with(&mount.point));
@@ -100,7 +119,8 @@ pub(super) fn find(mounts: &[Mount], id: Option<u64>, path: &Path) -> Option<Mou
 }
 
 /// The mount point of `/etc/fstab` at or above the path where nothing is mounted.
-pub(super) fn unmounted(fstab: &str, mounts: &[Mount], path: &Path) -> Option<PathBuf> {
+#[must_use]
+pub fn unmounted(fstab: &str, mounts: &[Mount], path: &Path) -> Option<PathBuf> {
     let points = fstab
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
