@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::model::path::escape;
 
 /// The side of the sync that an operation touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
     Source,
     Destination,

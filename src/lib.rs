@@ -5,10 +5,12 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod detect;
 pub mod doctor;
 pub mod error;
 pub mod io;
 pub mod model;
+pub mod monitor;
 pub mod report;
 pub mod run;
 pub mod shard;

@@ -1,13 +1,16 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
 pub mod backup;
+mod crew;
 mod flight;
 mod guards;
 mod hands;
 pub mod limits;
 mod linked;
 mod links;
+mod paced;
 mod roots;
+pub mod tuning;
 pub mod watchdog;
 mod way;
 mod work;
@@ -19,38 +22,39 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_channel::Receiver;
 use crossbeam_utils::CachePadded;
 
+use crate::control::depth;
+use crate::control::retry::RetryBudget;
+use crate::error::Side;
 use crate::io::ring::RingOptions;
-use crate::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
+use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
 use crate::model::filter::{Filter, Reach, Selection};
-use crate::model::tally::Totals;
-use crate::model::{Policy, Sink, Symlinks, Tally, Time};
+use crate::model::tally::{ErrorTally, Totals};
+use crate::model::{Instruments, Policy, Sink, Symlinks, Tally, Time};
+use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
 use crate::shard::pool::PoolOptions;
-use crate::shard::{self, Message, Mode, Node, Presence, Shard, Shared, StrayRule};
-use crate::throttle::{Budget, Cancel, Reason};
-use crate::transfer::{Fsync, Lane, LaneOptions, Reflink, WriteMode, Written, temp};
+use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
+use crate::throttle::{Budget, Cancel, Coordinator, Reason};
+use crate::transfer::{Fsync, LaneOptions, Reflink, WriteMode, Written, files_max, temp};
 use backup::{BackupJob, BackupOptions, BackupRoot};
+use crew::Crew;
 pub use flight::Flights;
-use hands::{HandsOptions, LaneHands};
+use hands::HandsOptions;
 use links::LinkTable;
+use paced::Rates;
+use tuning::Tuning;
 
 /// Directories in transfer at once on one shard. They hold their plan meanwhile.
 const TRANSFERS_MAX: usize = 8;
-/// Kernel workers of all rings together: beyond this, latency grows and throughput does not.
-const RING_WORKERS_TOTAL_MAX: usize = 512;
-const RING_WORKERS_EACH_MAX: usize = 128;
 /// Threads of all blocking pools together, besides one sleeper each.
 const BLOCKING_THREADS_TOTAL_MAX: usize = 128;
 const BLOCKING_THREADS_EACH_MAX: usize = 16;
 /// The share of the descriptor limit that directories kept open for their children may use.
 const HANDLES_SHARE: u64 = 2;
 
-/// Operations in flight on each ring, unless said otherwise: where latency binds, more brought nothing.
-const IO_DEPTH: u32 = 256;
-/// Directories in work at once on each core, for local filesystems.
-const DIRS_PER_CORE: usize = 4;
+/// The memory of a small machine, for jobs whose maker does not look.
+const MEMORY_MODEST: u64 = 4 << 30;
 /// The usual soft limit of open descriptors.
 const DESCRIPTORS_USUAL: u64 = 1024;
 
@@ -110,12 +114,10 @@ pub struct Job {
     /// Keep what is replaced or deleted.
     pub backup: Option<BackupJob>,
     pub engine: EngineChoice,
-    /// Operations in flight on each ring.
-    pub io_depth: u32,
+    /// Its limits, and how they move.
+    pub tuning: Tuning,
     /// One shard for each.
     pub cpus: Vec<usize>,
-    /// Directories in work at once over all shards.
-    pub dirs_max: usize,
     /// The limit of open descriptors.
     pub descriptors_max: u64,
     pub privileged: bool,
@@ -150,8 +152,7 @@ impl Job {
             verify: false,
             backup: None,
             engine: EngineChoice::Auto,
-            io_depth: IO_DEPTH,
-            dirs_max: cpus.len() * DIRS_PER_CORE,
+            tuning: Tuning::for_machine(cpus.len(), MEMORY_MODEST),
             cpus,
             descriptors_max: DESCRIPTORS_USUAL,
             privileged: true,
@@ -193,7 +194,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// Makes the two filesystems of a shard, on its executor.
-pub type FsMaker = Arc<dyn Fn() -> Result<(Rc<dyn Fs>, Rc<dyn Fs>), String> + Send + Sync>;
+pub type FsMaker =
+    Arc<dyn Fn(&Instruments) -> Result<(Rc<dyn Fs>, Rc<dyn Fs>), String> + Send + Sync>;
 
 /// Where a job works: open roots, and the filesystems they are on.
 #[derive(Clone)]
@@ -226,6 +228,12 @@ pub struct Run {
     backup_root: Option<BackupRoot>,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
+    coordinator: Arc<Coordinator>,
+    /// Absent in a run that is not measured.
+    latencies: Option<Arc<Latencies>>,
+    /// Operations in flight on each ring.
+    io_depth: Arc<Depth>,
+    retries: Arc<RetryBudget>,
 }
 
 impl Run {
@@ -234,24 +242,56 @@ impl Run {
     /// # Errors
     /// With exit code 3 when a root cannot be used.
     pub fn open(job: Job) -> Result<Self, StartError> {
-        let (roots, backup_root) = open_roots(&job)?;
+        let depth = job.tuning.depth();
+        let (roots, backup_root) = open_roots(&job, depth.clone())?;
         Ok(Self {
             backup_root,
+            io_depth: depth,
             ..Self::with_roots(job, roots)
         })
     }
 
     /// A job on roots and filesystems of the caller's.
     #[must_use]
-    pub fn with_roots(job: Job, roots: Roots) -> Self {
+    pub fn with_roots(job: Job, mut roots: Roots) -> Self {
         let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
+        let cancel = Arc::<Cancel>::default();
+        let measured = job.tuning.histograms;
+        roots.fs = Rates::of(&job.tuning, cancel.clone()).pace(roots.fs);
         Self {
-            job,
             roots,
             backup_root: None,
             tallies,
-            cancel: Arc::default(),
+            coordinator: Coordinator::new(job.tuning.coordinator_limits(), cancel.clone()),
+            latencies: measured.then(|| Latencies::new(job.cpus.len())),
+            io_depth: job.tuning.depth(),
+            retries: Arc::new(RetryBudget::new(job.tuning.retries)),
+            cancel,
+            job,
         }
+    }
+
+    /// Starts the thread that watches limits and puts what it sees on the board.
+    #[must_use]
+    pub fn sample(&self, errors: Arc<ErrorTally>, board: Arc<Board>) -> Sampler {
+        let tuning = &self.job.tuning;
+        let sources = Sources {
+            coordinator: self.coordinator.clone(),
+            tallies: self.tallies.clone(),
+            errors,
+            latencies: self.latencies.clone(),
+            cpus: self.job.cpus.clone(),
+            thresholds: tuning.thresholds(),
+            set_depth: {
+                let depth = self.io_depth.clone();
+                Box::new(move |to| depth.set(u32::try_from(to).unwrap_or(DEPTH_MAX)))
+            },
+        };
+        let controllers = Controllers {
+            tuner: tuning.tuner(),
+            depth: depth::Depth::new(tuning.io_depth),
+        };
+        Sampler::start(sources, controllers, tuning.sample_interval, board)
     }
 
     /// Gives a job on roots of the caller's its backup directory.
@@ -313,9 +353,11 @@ impl Run {
     ) -> Result<Arc<Shared>, StartError> {
         let (shared, inboxes) = Shared::new(
             self.shard_options(mode, delete),
+            self.coordinator.clone(),
             Budget::new(
                 usize::try_from(self.job.descriptors_max / HANDLES_SHARE).unwrap_or(usize::MAX),
             ),
+            self.retries.clone(),
             self.tallies.clone(),
             self.cancel.clone(),
             sink.clone(),
@@ -340,6 +382,8 @@ impl Run {
             lane: self.lane_options(),
             written: Written::default(),
             fs: self.roots.fs.clone(),
+            files_max: files_max(self.job.tuning.memory_max, self.job.cpus.len()),
+            latencies: self.latencies.clone(),
             seed: seed(),
         };
         let options = PoolOptions {
@@ -379,7 +423,6 @@ impl Run {
             strays,
             backups: self.backup_options().map(|options| options.rule()),
             transfers_max: TRANSFERS_MAX,
-            dirs_max: self.job.dirs_max,
         }
     }
 
@@ -404,44 +447,6 @@ impl Run {
     }
 }
 
-/// What each shard is made from, on its own executor.
-#[derive(Clone)]
-struct Crew {
-    shared: Arc<Shared>,
-    inboxes: Vec<Receiver<Message>>,
-    root: Arc<Node>,
-    hands: HandsOptions,
-    lane: LaneOptions,
-    written: Written,
-    fs: FsMaker,
-    seed: u64,
-}
-
-impl Crew {
-    /// Sets up a shard and runs it to the end. The first shard begins with the root.
-    async fn run(self, id: usize) -> Result<(), String> {
-        let (source, dest) = (self.fs)()?;
-        let seed = self.seed.wrapping_add((id as u64) << 32);
-        let cancel = self.shared.cancel.clone();
-        let lane = Lane::new(
-            source.clone(),
-            dest.clone(),
-            self.lane,
-            cancel,
-            self.written,
-            seed,
-        );
-        let hands = Rc::new(LaneHands {
-            lane,
-            options: self.hands,
-        });
-        let shard = Shard::new(id, self.shared, source, dest, hands);
-        let root = (id == 0).then_some(self.root);
-        shard::run(shard, self.inboxes[id].clone(), root).await;
-        Ok(())
-    }
-}
-
 /// A share of a total for each of `shards`, at least 1 and at most `each_max`.
 fn per_shard(total_max: usize, each_max: usize, shards: usize) -> usize {
     (total_max / shards.max(1)).clamp(1, each_max)
@@ -456,7 +461,7 @@ fn seed() -> u64 {
     nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(std::process::id()) << 32)
 }
 
-fn open_roots(job: &Job) -> Result<(Roots, Option<BackupRoot>), StartError> {
+fn open_roots(job: &Job, depth: Arc<Depth>) -> Result<(Roots, Option<BackupRoot>), StartError> {
     let (source, dest) = roots::open(job)?;
     let backup_dir = job.backup.as_ref().and_then(|job| job.dir.as_deref());
     let backup = match (backup_dir, &dest) {
@@ -465,21 +470,13 @@ fn open_roots(job: &Job) -> Result<(Roots, Option<BackupRoot>), StartError> {
     };
     let options = LocalFsOptions {
         engine: job.engine,
-        ring: RingOptions {
-            depth_max: job.io_depth,
-            workers_max: u32::try_from(per_shard(
-                RING_WORKERS_TOTAL_MAX,
-                RING_WORKERS_EACH_MAX,
-                job.cpus.len(),
-            ))
-            .unwrap_or(1),
-        },
+        ring: RingOptions { depth },
     };
-    let fs: FsMaker = Arc::new(move || {
-        let fs =
-            LocalFs::start(options).map_err(|error| format!("cannot set up io_uring: {error}"))?;
-        let fs: Rc<dyn Fs> = Rc::new(fs);
-        Ok((fs.clone(), fs))
+    let fs: FsMaker = Arc::new(move |instruments| {
+        let fs = LocalFs::start(options.clone(), instruments)
+            .map_err(|error| format!("cannot set up io_uring: {error}"))?;
+        let dest = fs.on(Side::Destination);
+        Ok((Rc::new(fs), Rc::new(dest)))
     });
     let roots = Roots {
         dest_identity: dest.as_ref().map(|root| root.identity),

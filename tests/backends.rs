@@ -12,11 +12,12 @@ use futures_util::future::{join_all, poll_immediate};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use nix::errno::Errno;
 use ringsync::error::OpKind;
+use ringsync::io::Depth;
 use ringsync::io::ring::RingOptions;
 use ringsync::io::{
     Change, EngineChoice, Fs, Handle, Links, LocalFs, LocalFsOptions, Op, OpError, Reply, Target,
 };
-use ringsync::model::{Kind, Listing, Meta, State, Time};
+use ringsync::model::{Instruments, Kind, Listing, Meta, State, Time};
 
 const ENGINES: [EngineChoice; 3] = [EngineChoice::Inline, EngineChoice::Ring, EngineChoice::Auto];
 
@@ -30,10 +31,10 @@ fn on_executor<F: Future<Output = ()> + 'static>(
         .blocking_thread_pool_placement(PoolPlacement::Unbound(3))
         .spawn(move || async move {
             let ring = RingOptions {
-                depth_max,
-                workers_max: 8,
+                depth: Depth::new(depth_max),
             };
-            test(LocalFs::start(LocalFsOptions { engine, ring }).unwrap()).await;
+            let options = LocalFsOptions { engine, ring };
+            test(LocalFs::start(options, &Instruments::default()).unwrap()).await;
         })
         .unwrap()
         .join()

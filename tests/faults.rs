@@ -248,8 +248,8 @@ fn a_shard_that_panics_ends_the_run_and_hangs_nobody() {
     let healthy = roots(&world);
     let fs = healthy.fs.clone();
     let roots = Roots {
-        fs: Arc::new(move || {
-            let (source, dest) = fs()?;
+        fs: Arc::new(move |instruments| {
+            let (source, dest) = fs(instruments)?;
             Ok((Rc::new(Panics(source)), dest))
         }),
         ..healthy

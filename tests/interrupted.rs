@@ -636,7 +636,6 @@ fn job() -> Job {
     Job {
         delete: Delete::During,
         engine: EngineChoice::Inline,
-        io_depth: 16,
         ..Job::archive(Task::Sync, source, Some(dest), cpus)
     }
 }
@@ -658,7 +657,7 @@ fn run_watched(world: &World, kind: OpKind, hang: Hang, timeout: f64) -> Ended {
         source: world.root(Side::Source),
         dest: Some(world.root(Side::Destination)),
         dest_identity: Some(World::root_identity(Side::Destination)),
-        fs: Arc::new(move || {
+        fs: Arc::new(move |_| {
             let fs = of_shards.mount(Side::Source);
             let hang = hang.clone();
             let dest = of_shards.mount(Side::Destination);

@@ -17,9 +17,10 @@ use std::sync::{Arc, Mutex};
 use faultfs::{Fault, Faults};
 use nix::errno::Errno;
 use ringsync::error::{Cause, Class, Error, OpKind};
+use ringsync::io::Depth;
 use ringsync::io::ring::RingOptions;
 use ringsync::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
-use ringsync::model::{Item, Sink};
+use ringsync::model::{Instruments, Item, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::backup::{BackupJob, BackupRoot};
 use ringsync::run::{Delete, FsMaker, Job, Outcome, Roots, Run, Task, limits};
@@ -59,7 +60,6 @@ fn job() -> Job {
     Job {
         delete: Delete::During,
         engine: EngineChoice::Inline,
-        io_depth: 16,
         privileged: limits::is_privileged(),
         own_ids: limits::own_ids(),
         ..Job::archive(Task::Sync, source, Some(dest), cpus)
@@ -76,17 +76,16 @@ fn local() -> Result<Rc<dyn Fs>, String> {
     let options = LocalFsOptions {
         engine: EngineChoice::Inline,
         ring: RingOptions {
-            depth_max: 16,
-            workers_max: 1,
+            depth: Depth::new(16),
         },
     };
-    let fs = LocalFs::start(options).map_err(|error| error.to_string())?;
+    let fs = LocalFs::start(options, &Instruments::default()).map_err(|error| error.to_string())?;
     Ok(Rc::new(fs))
 }
 
 fn sync(trees: &Trees, job: Job, faults: &Faults) -> Ended {
     let of_shards = faults.clone();
-    let fs: FsMaker = Arc::new(move || Ok((local()?, of_shards.on(local()?))));
+    let fs: FsMaker = Arc::new(move |_| Ok((local()?, of_shards.on(local()?))));
     let dest = fs::metadata(&trees.dst).unwrap();
     let roots = Roots {
         source: open(&trees.src),

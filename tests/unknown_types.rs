@@ -127,7 +127,7 @@ fn rules_for_directories_wait_for_the_type() {
             source: world.root(source),
             dest: Some(world.root(dest)),
             dest_identity: Some(World::root_identity(dest)),
-            fs: Arc::new(move || Ok((untyped(source), untyped(dest)))),
+            fs: Arc::new(move |_| Ok((untyped(source), untyped(dest)))),
         };
         let cpus = limits::allowed_cpus()[..1].to_vec();
         let paths = (PathBuf::from("source"), PathBuf::from("dest"));

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -12,7 +13,8 @@ use super::inline;
 use super::op::{Fs, Handle, Op, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
 use crate::control::router::{Route, Router, Sample};
-use crate::model::Listing;
+use crate::error::{OpKind, Side};
+use crate::model::{Instruments, Listing, Timed};
 
 /// Inline statx calls between two looks at the clock: the clock costs a twentieth of one call.
 const STAT_SLICE: usize = 32;
@@ -28,38 +30,60 @@ pub enum EngineChoice {
 }
 
 /// Options of a [`LocalFs`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalFsOptions {
     pub engine: EngineChoice,
     pub ring: RingOptions,
 }
 
-/// The filesystems of this machine, from one executor.
+/// The filesystems of this machine, from one executor, on one side of the sync.
+#[derive(Clone)]
 pub struct LocalFs {
+    core: Rc<Core>,
+    side: Side,
+}
+
+/// What both sides share.
+struct Core {
     engine: EngineChoice,
     ring: Ring,
     started: Instant,
     /// By device; a run meets a handful.
     routers: RefCell<Vec<(u64, Router)>>,
-    /// By device: whether it is FUSE; see [`LocalFs::mangles`].
+    /// By device: whether it is FUSE; see [`Core::mangles`].
     fuse: RefCell<Vec<(u64, bool)>>,
+    instruments: Instruments,
 }
 
 impl LocalFs {
-    /// Sets up the companion ring on this executor.
+    /// Sets up the companion ring on this executor. This is the source's side.
     ///
     /// # Errors
     /// What the kernel says when it refuses a ring.
-    pub fn start(options: LocalFsOptions) -> io::Result<Self> {
-        Ok(Self {
+    pub fn start(options: LocalFsOptions, instruments: &Instruments) -> io::Result<Self> {
+        let core = Core {
             engine: options.engine,
-            ring: Ring::start(options.ring)?,
+            ring: Ring::start(options.ring, instruments.clone())?,
             started: Instant::now(),
             routers: RefCell::default(),
             fuse: RefCell::default(),
+            instruments: instruments.clone(),
+        };
+        Ok(Self {
+            core: Rc::new(core),
+            side: Side::Source,
         })
     }
 
+    /// The same for the other side: what is measured there is told apart.
+    #[must_use]
+    pub fn on(&self, side: Side) -> Self {
+        let core = self.core.clone();
+        Self { core, side }
+    }
+}
+
+impl Core {
     fn with_router<T>(&self, dev: u64, f: impl FnOnce(&mut Router) -> T) -> T {
         let mut routers = self.routers.borrow_mut();
         let known = routers.iter().position(|(known, _)| *known == dev);
@@ -70,13 +94,39 @@ impl LocalFs {
         f(&mut routers[at].1)
     }
 
-    fn start_concurrent(&self, mut op: Op) -> Pending {
+    fn start_concurrent(&self, mut op: Op, side: Side) -> Pending {
         if self.ring.can_run(&mut op) && !self.mangles(&op) {
-            return Pending::Ring(self.ring.start_op(op));
+            return Pending::Ring(self.ring.start_op(op, side));
         }
-        Pending::Boxed(Box::pin(
-            glommio::executor().spawn_blocking(move || inline::run(op)),
-        ))
+        let instruments = self.instruments.clone();
+        let (what, since) = (timed(op.kind(), side), instruments.now());
+        let running = glommio::executor().spawn_blocking(move || inline::run(op));
+        Pending::Boxed(Box::pin(async move {
+            let in_flight = InFlight::new(&instruments);
+            let outcome = running.await;
+            drop(in_flight);
+            instruments.record_since(what, since);
+            outcome
+        }))
+    }
+
+    fn run_inline(&self, op: Op, side: Side) -> Outcome {
+        let calls = match &op {
+            Op::StatMany { range, .. } => range.len() as u64,
+            _ => 1,
+        };
+        let (what, since) = (timed(op.kind(), side), self.instruments.now());
+        let outcome = inline::run(op);
+        if let Some(since) = since {
+            self.record_each(what, since.elapsed(), calls);
+        }
+        outcome
+    }
+
+    /// Records calls that took so long together.
+    fn record_each(&self, what: Timed, elapsed: Duration, calls: u64) {
+        let each = elapsed / u32::try_from(calls.max(1)).unwrap_or(u32::MAX);
+        self.instruments.record(what, each, calls);
     }
 
     /// Whether io_uring would mangle the data of an operation. It goes on by itself after a short read or write of a
@@ -95,8 +145,8 @@ impl LocalFs {
         fuse
     }
 
-    fn run_measured(&self, op: Op, started: Duration) -> Outcome {
-        let dev = op.dev();
+    fn run_measured(&self, op: Op, side: Side, started: Duration) -> Outcome {
+        let (dev, what) = (op.dev(), timed(op.kind(), side));
         let watch = self.watch(dev, started);
         let outcome = inline::run(op);
         let bytes = match &outcome {
@@ -104,7 +154,7 @@ impl LocalFs {
             Ok(Reply::Copied(count)) => *count,
             _ => 0,
         };
-        self.measured(dev, &watch, 1, bytes);
+        self.measured(dev, what, &watch, 1, bytes);
         outcome
     }
 
@@ -117,11 +167,13 @@ impl LocalFs {
         }
     }
 
-    /// Tells the router what was measured. Returns the time now.
-    fn measured(&self, dev: u64, watch: &Watch, calls: u64, bytes: u64) -> Duration {
+    /// Tells the router and the meter what was measured. Returns the time now.
+    fn measured(&self, dev: u64, what: Timed, watch: &Watch, calls: u64, bytes: u64) -> Duration {
         let ended = self.started.elapsed();
+        let elapsed = ended.saturating_sub(watch.started);
+        self.record_each(what, elapsed, calls);
         let sample = Sample {
-            elapsed: ended.saturating_sub(watch.started),
+            elapsed,
             calls,
             bytes,
             slept: watch.sleeps.map(|before| sleeps_of_thread() > before),
@@ -132,24 +184,31 @@ impl LocalFs {
 
     /// A batch of statx goes inline slice by slice, so that the rest of it can leave for the ring as soon as the
     /// filesystem turns out to block.
-    fn stat_many_routed(&self, dir: Handle, mut listing: Listing, range: Range<usize>) -> Pending {
-        let dev = dir.dev();
+    fn stat_many_routed(
+        &self,
+        dir: Handle,
+        mut listing: Listing,
+        range: Range<usize>,
+        side: Side,
+    ) -> Pending {
+        let (dev, what) = (dir.dev(), timed(OpKind::Stat, side));
         let mut now = self.started.elapsed();
         let mut start = range.start;
         while start < range.end {
             if self.with_router(dev, |router| router.is_concurrent()) {
                 let range = start..range.end;
-                return self.start_concurrent(Op::StatMany {
+                let op = Op::StatMany {
                     dir,
                     listing,
                     range,
-                });
+                };
+                return self.start_concurrent(op, side);
             }
             let end = range.end.min(start + STAT_SLICE);
             let watch = self.watch(dev, now);
             let calls = inline::stat_many(&dir, &mut listing, start..end);
             if calls > 0 {
-                now = self.measured(dev, &watch, calls, 0);
+                now = self.measured(dev, what, &watch, calls, 0);
             }
             start = end;
         }
@@ -170,11 +229,32 @@ fn sleeps_of_thread() -> i64 {
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
+fn timed(kind: OpKind, side: Side) -> Timed {
+    Timed::Op(kind.into(), side)
+}
+
+/// Counts one operation of the blocking pool while somebody waits for it.
+struct InFlight<'a>(&'a Instruments);
+
+impl<'a> InFlight<'a> {
+    fn new(instruments: &'a Instruments) -> Self {
+        instruments.tally().levels.ops_in_flight.add(1);
+        Self(instruments)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.tally().levels.ops_in_flight.sub(1);
+    }
+}
+
 impl Fs for LocalFs {
     fn start(&self, op: Op) -> Pending {
-        match self.engine {
-            EngineChoice::Inline => Pending::ready(inline::run(op)),
-            EngineChoice::Ring => self.start_concurrent(op),
+        let (core, side) = (&*self.core, self.side);
+        match core.engine {
+            EngineChoice::Inline => Pending::ready(core.run_inline(op, side)),
+            EngineChoice::Ring => core.start_concurrent(op, side),
             EngineChoice::Auto => {
                 if let Op::StatMany {
                     dir,
@@ -182,25 +262,25 @@ impl Fs for LocalFs {
                     range,
                 } = op
                 {
-                    return self.stat_many_routed(dir, listing, range);
+                    return core.stat_many_routed(dir, listing, range, side);
                 }
                 if matches!(op, Op::Fsync { .. } | Op::SyncFs { .. }) {
                     // Waits for the device on every filesystem: inline it would stop the executor, and it says nothing
                     // about how fast the other calls are.
-                    return self.start_concurrent(op);
+                    return core.start_concurrent(op, side);
                 }
-                let now = self.started.elapsed();
-                match self.with_router(op.dev(), |router| router.route(now)) {
-                    Route::Inline => Pending::ready(self.run_measured(op, now)),
-                    Route::Concurrent => self.start_concurrent(op),
+                let now = core.started.elapsed();
+                match core.with_router(op.dev(), |router| router.route(now)) {
+                    Route::Inline => Pending::ready(core.run_measured(op, side, now)),
+                    Route::Concurrent => core.start_concurrent(op, side),
                 }
             }
         }
     }
 
     fn is_slow(&self, dev: u64) -> bool {
-        match self.engine {
-            EngineChoice::Auto => self.with_router(dev, |router| router.is_concurrent()),
+        match self.core.engine {
+            EngineChoice::Auto => self.core.with_router(dev, |router| router.is_concurrent()),
             EngineChoice::Ring => true,
             EngineChoice::Inline => false,
         }

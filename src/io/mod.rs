@@ -4,6 +4,7 @@
 mod again;
 mod attrs;
 mod beneath;
+mod depth;
 pub mod inline;
 pub mod local;
 pub mod op;
@@ -11,5 +12,6 @@ pub mod probe;
 pub mod ring;
 mod sqe;
 
+pub use depth::{DEPTH_MAX, Depth};
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};

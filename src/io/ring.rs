@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, squeue};
 use nix::errno::Errno;
@@ -32,14 +33,14 @@ use rustix::fs::Statx;
 use slab::Slab;
 
 use super::again::{REPEATS_MAX, is_transient};
+use super::depth::{DEPTH_MAX, Depth};
 use super::inline;
 use super::op::{Handle, Op, Outcome, Reply};
 use super::probe::Support;
 use super::sqe::{outcome_of, sqe_of, statx_result, statx_sqe};
-use crate::model::{Listing, State};
+use crate::error::Side;
+use crate::model::{Instruments, Listing, OpClass, State, Timed};
 
-/// The most operations in flight on one ring; far above what any device profits from.
-pub const DEPTH_MAX: u32 = 4096;
 /// Completion queue entries. A power of two, as the kernel wants.
 const CQ_ENTRIES: u32 = 8192;
 const _: () = assert!(
@@ -64,7 +65,9 @@ struct Inner {
     queued: Cell<u32>,
     /// Queued or with the kernel.
     in_flight: Cell<u32>,
-    depth_max: u32,
+    depth: Arc<Depth>,
+    /// The number of kernel workers that was asked for.
+    workers: Cell<u32>,
     /// Those that found the ring full.
     waiting: RefCell<Vec<Waker>>,
     submitter: Signal,
@@ -72,6 +75,7 @@ struct Inner {
     sleeper: Arc<EventFd>,
     support: Support,
     stopped: Cell<bool>,
+    instruments: Instruments,
 }
 
 enum Slot {
@@ -82,6 +86,8 @@ enum Slot {
         entry: usize,
         buffer: Box<MaybeUninit<Statx>>,
         repeats: u32,
+        /// When it was queued.
+        since: Instant,
     },
 }
 
@@ -94,6 +100,9 @@ struct One {
     /// The future is gone: the outcome goes with the slot.
     abandoned: bool,
     repeats: u32,
+    side: Side,
+    /// When it was queued.
+    since: Instant,
 }
 
 /// A `StatMany` under way. The listing holds the names that the kernel reads; it does not grow meanwhile.
@@ -101,6 +110,7 @@ struct Batch {
     listing: Listing,
     /// Keeps the directory open until the last part is done.
     dir: Handle,
+    side: Side,
     parts_left: usize,
     waker: Option<Waker>,
 }
@@ -132,12 +142,9 @@ impl Signal {
 }
 
 /// How a ring is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RingOptions {
-    /// Operations in flight at most: `1..=DEPTH_MAX`.
-    pub depth_max: u32,
-    /// Kernel worker threads of this ring; the kernel's own limit (4 x cores) starves slow filesystems.
-    pub workers_max: u32,
+    pub depth: Arc<Depth>,
 }
 
 impl Ring {
@@ -145,11 +152,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says when it refuses a ring.
-    ///
-    /// # Panics
-    /// If the depth is out of range: the command line has been checked.
-    pub fn start(options: RingOptions) -> io::Result<Self> {
-        assert!((1..=DEPTH_MAX).contains(&options.depth_max));
+    pub fn start(options: RingOptions, instruments: Instruments) -> io::Result<Self> {
         let uring = IoUring::builder()
             .dontfork()
             .setup_cqsize(CQ_ENTRIES)
@@ -158,23 +161,22 @@ impl Ring {
         let sleeper = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?;
         let submitter = uring.submitter();
         submitter.register_eventfd(sleeper.as_raw_fd())?;
-        // A kernel before 5.15 cannot be told; its own limit then stands, which is slower and not wrong.
-        if let Err(error) = submitter.register_iowq_max_workers(&mut [options.workers_max, 0]) {
-            tracing::debug!(%error, "the kernel keeps its own limit of io_uring workers");
-        }
         let inner = Rc::new(Inner {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             queued: Cell::new(0),
             in_flight: Cell::new(0),
-            depth_max: options.depth_max,
+            workers: Cell::new(0),
+            depth: options.depth,
             waiting: RefCell::default(),
             submitter: Signal::default(),
             reaper: Signal::default(),
             sleeper: Arc::new(sleeper),
             support,
             stopped: Cell::new(false),
+            instruments,
         });
+        inner.follow_depth();
         glommio::spawn_local(submit_loop(inner.clone())).detach();
         glommio::spawn_local(reap_loop(inner.clone())).detach();
         Ok(Self { inner })
@@ -194,9 +196,10 @@ impl Ring {
 
     /// Starts an operation for which [`Ring::can_run`] holds.
     #[must_use]
-    pub fn start_op(&self, op: Op) -> RingFuture {
+    pub fn start_op(&self, op: Op, side: Side) -> RingFuture {
         RingFuture {
             inner: self.inner.clone(),
+            side,
             state: FutureState::New(op),
         }
     }
@@ -215,6 +218,7 @@ impl Drop for Ring {
 /// An operation on the ring. Dropping it abandons the outcome, not the operation.
 pub struct RingFuture {
     inner: Rc<Inner>,
+    side: Side,
     state: FutureState,
 }
 
@@ -245,6 +249,7 @@ impl Future for RingFuture {
                         batch: Rc::new(RefCell::new(Batch {
                             listing,
                             dir,
+                            side: this.side,
                             parts_left: 0,
                             waker: None,
                         })),
@@ -256,7 +261,7 @@ impl Future for RingFuture {
                         this.state = FutureState::New(op);
                         return Poll::Pending;
                     }
-                    this.state = FutureState::One(this.inner.push_one(op, cx.waker()));
+                    this.state = FutureState::One(this.inner.push_one(op, this.side, cx.waker()));
                     return Poll::Pending;
                 }
                 FutureState::One(key) => {
@@ -294,20 +299,21 @@ impl Drop for RingFuture {
 impl Inner {
     fn check(&self) {
         debug_assert!(self.queued.get() <= self.in_flight.get());
-        debug_assert!(self.in_flight.get() <= self.depth_max);
+        debug_assert!(self.in_flight.get() <= DEPTH_MAX);
     }
 
     /// Whether one more may be queued; if not, the caller's task is woken when that changes.
     fn has_room(&self, cx: &mut Context<'_>) -> bool {
         self.check();
-        let room = self.in_flight.get() < self.depth_max;
+        let room = self.in_flight.get() < self.depth.get();
         if !room {
+            self.instruments.tally().levels.ring_full.add(1);
             self.waiting.borrow_mut().push(cx.waker().clone());
         }
         room
     }
 
-    fn push_one(&self, op: Op, waker: &Waker) -> usize {
+    fn push_one(&self, op: Op, side: Side, waker: &Waker) -> usize {
         let mut one = Box::new(One {
             op,
             statx: MaybeUninit::uninit(),
@@ -315,6 +321,8 @@ impl Inner {
             outcome: None,
             abandoned: false,
             repeats: 0,
+            side,
+            since: Instant::now(),
         });
         let sqe = sqe_of(&mut one.op, &mut one.statx);
         let key = self.slots.borrow_mut().insert(Slot::One(one));
@@ -329,6 +337,7 @@ impl Inner {
         rest: &mut Range<usize>,
         cx: &mut Context<'_>,
     ) {
+        let since = Instant::now();
         while let Some(entry) = rest.clone().next() {
             let wanted = batch.borrow().listing.entries[entry].state == State::Wanted;
             if wanted {
@@ -347,6 +356,7 @@ impl Inner {
                     entry,
                     buffer,
                     repeats: 0,
+                    since,
                 };
                 let key = self.slots.borrow_mut().insert(part);
                 self.push(&sqe.user_data(key as u64));
@@ -371,6 +381,7 @@ impl Inner {
         drop(uring);
         self.queued.set(self.queued.get() + 1);
         self.in_flight.set(self.in_flight.get() + 1);
+        self.instruments.tally().levels.ops_in_flight.add(1);
         self.check();
         self.submitter.raise();
     }
@@ -394,10 +405,25 @@ impl Inner {
         }
     }
 
+    /// One kernel worker for each operation in flight: the kernel's own limit (4 x cores) starves slow filesystems, and what
+    /// no worker has is only waiting. The kernel starts workers as they are needed.
+    fn follow_depth(&self) {
+        let depth = self.depth.get();
+        if depth == self.workers.replace(depth) {
+            return;
+        }
+        let uring = self.uring.borrow();
+        // A kernel before 5.15 cannot be told; its own limit then stands, which is slower and not wrong.
+        if let Err(error) = uring.submitter().register_iowq_max_workers(&mut [depth, 0]) {
+            tracing::debug!(%error, "the kernel keeps its own limit of io_uring workers");
+        }
+    }
+
     /// Takes over all completions; returns how many.
     fn reap(&self) -> u32 {
         let mut reaped = 0;
         let mut again = Vec::new();
+        let mut now: Option<Instant> = None;
         loop {
             let completion = self.uring.borrow_mut().completion().next();
             let Some(completion) = completion else { break };
@@ -406,14 +432,21 @@ impl Inner {
             if self.says_again(key, completion.result()) {
                 again.push(key);
             } else {
-                self.complete(key, completion.result());
+                let now = *now.get_or_insert_with(Instant::now);
+                self.complete(key, completion.result(), now);
             }
         }
         self.in_flight.set(self.in_flight.get() - reaped);
+        self.instruments
+            .tally()
+            .levels
+            .ops_in_flight
+            .sub(reaped.into());
         // Before others get the room.
         for key in again {
             self.push_again(key);
         }
+        self.follow_depth();
         if reaped > 0 {
             // All of them: some may belong to futures that are gone, and a wake given to those would be lost.
             let waiting = self.waiting.take();
@@ -458,10 +491,13 @@ impl Inner {
         self.push(&sqe.user_data(key as u64));
     }
 
-    fn complete(&self, key: usize, result: i32) {
+    /// `now` is when this was noticed.
+    fn complete(&self, key: usize, result: i32, now: Instant) {
+        let record = |what, since| self.record(what, now.saturating_duration_since(since));
         let mut slots = self.slots.borrow_mut();
         let abandoned = match &mut slots[key] {
             Slot::One(one) => {
+                record(Timed::Op(one.op.kind().into(), one.side), one.since);
                 one.outcome = Some(outcome_of(&mut one.op, &one.statx, result));
                 if let Some(waker) = one.waker.take() {
                     waker.wake();
@@ -472,9 +508,11 @@ impl Inner {
                 batch,
                 entry,
                 buffer,
+                since,
                 ..
             } => {
                 let batch = &mut *batch.borrow_mut();
+                record(Timed::Op(OpClass::Stat, batch.side), *since);
                 inline::fill(&mut batch.listing, *entry, statx_result(buffer, result));
                 batch.parts_left -= 1;
                 if batch.parts_left == 0
@@ -488,6 +526,14 @@ impl Inner {
         if abandoned {
             slots.remove(key);
         }
+    }
+
+    fn record(&self, what: Timed, latency: Duration) {
+        let levels = &self.instruments.tally().levels;
+        levels.ring_completed.add(1);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        levels.ring_latency_ns.add(nanos);
+        self.instruments.record(what, latency, 1);
     }
 
     fn take_outcome(&self, key: usize, waker: &Waker) -> Option<Outcome> {

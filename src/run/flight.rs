@@ -109,8 +109,8 @@ impl Flights {
     /// Makes filesystems whose operations are noted here.
     pub(super) fn watch(self: &Arc<Self>, make: FsMaker) -> FsMaker {
         let flights = self.clone();
-        Arc::new(move || {
-            let (source, dest) = make()?;
+        Arc::new(move |instruments| {
+            let (source, dest) = make(instruments)?;
             let flight = Arc::new(Flight::default());
             flights.lock().push(flight.clone());
             let watched = |fs, side| -> Rc<dyn Fs> {

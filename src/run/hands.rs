@@ -19,7 +19,7 @@ use crate::io::{Fs, Handle};
 use crate::model::{Carried, Ids, Item, Kind, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Task, node};
 use crate::throttle::Budget;
-use crate::transfer::{Failure, Lane, LargeFile, Spread};
+use crate::transfer::{Buffers, Failure, Lane, LargeFile, Spread};
 
 /// Entries of one directory in work at once on a filesystem that blocks. On a fast one they go one by one: more
 /// would only cost memory.
@@ -60,7 +60,11 @@ impl Spread for SpreadOverShards<'_> {
         let task = || -> Task {
             let file = file.clone();
             Box::new(move |shard: Rc<Shard>| {
-                Box::pin(async move { file.pump(&shard.source, &shard.dest).await })
+                Box::pin(async move {
+                    let coordinator = shard.shared.coordinator.clone();
+                    let buffers = Buffers::new(shard.instruments.clone(), coordinator, 1);
+                    file.pump(&shard.source, &shard.dest, &buffers).await;
+                })
             })
         };
         Box::pin(self.0.on_other_shards(task))

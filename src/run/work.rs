@@ -372,7 +372,8 @@ impl Work<'_> {
             match wanted.kind {
                 Kind::File => {
                     let spread = SpreadOverShards(self.shard);
-                    let copied = lane.copy_file(place, existing, &spread).await?;
+                    let copy = async || lane.copy_file(place, existing, &spread).await;
+                    let copied = self.until_done(copy).await?;
                     let tally = self.shard.tally();
                     if copied.cloned {
                         tally.bytes_cloned.add(copied.bytes);
@@ -391,11 +392,13 @@ impl Work<'_> {
                     }
                 }
                 Kind::Symlink => {
-                    lane.copy_symlink(place, wanted, existing).await?;
+                    let copy = async || lane.copy_symlink(place, wanted, existing).await;
+                    self.until_done(copy).await?;
                     self.count_made(Kind::Symlink, 0);
                 }
                 kind => {
-                    lane.copy_special(place, wanted, existing).await?;
+                    let copy = async || lane.copy_special(place, wanted, existing).await;
+                    self.until_done(copy).await?;
                     self.count_made(kind, 0);
                 }
             }
@@ -408,6 +411,28 @@ impl Work<'_> {
         };
         self.hands.tell(self.shard, what, wanted.kind, told);
         Ok(())
+    }
+
+    /// Makes an inode, again after failures that may pass. Each attempt leaves nothing behind that the next would meet.
+    async fn until_done<T>(
+        &self,
+        make: impl AsyncFn() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut attempt = 0;
+        loop {
+            let outcome = make().await;
+            match &outcome {
+                Err(failure)
+                    if self
+                        .shard
+                        .pause_before_repeating(attempt, &failure.cause)
+                        .await =>
+                {
+                    attempt += 1;
+                }
+                _ => return outcome,
+            }
+        }
     }
 
     /// Where what is to be replaced is kept.

@@ -10,10 +10,11 @@ use async_channel::{Receiver, Sender};
 
 use super::batch::read_batch;
 use super::part::Part;
+use super::plan::InHand;
 use super::{Dirs, Message, Mode, Shard, node, traverser};
 use crate::error::{Error, OpKind, Side};
 use crate::model::Listing;
-use crate::throttle::Permit;
+use crate::throttle::{DirPermit, IndexLease};
 
 /// From so many entries on, a directory is split. Below it, one core is done before the others had begun.
 pub(super) const ENTRIES_MIN: usize = 64 * 1024;
@@ -26,8 +27,15 @@ const PART_INBOX_MAX: usize = 4;
 pub struct PartMessage {
     dirs: Dirs,
     /// Given back when the last part has its plan.
-    permit: Arc<Permit>,
+    permit: Arc<Split>,
     body: Body,
+}
+
+/// The permit of a split directory. The lease is empty, and says that something is in hand: between the splitter's end and
+/// the parts' beginning there would be nothing else to say so.
+struct Split {
+    _permit: DirPermit,
+    _lease: IndexLease,
 }
 
 enum Body {
@@ -42,13 +50,16 @@ enum Body {
 pub(super) struct Parts(RefCell<HashMap<usize, Sender<PartMessage>>>);
 
 /// Splits the directory whose first names `part` has listed.
-pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit: Permit) {
+pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit: DirPermit) {
     tracing::debug!(path = %crate::model::path::escape(&dirs.node.path()), "split a giant directory over the shards");
     dirs.node.expect(shard.shared.shards());
     let splitter = Splitter {
         shard,
         dirs: &dirs,
-        permit: Arc::new(permit),
+        permit: Arc::new(Split {
+            _permit: permit,
+            _lease: shard.shared.coordinator.lease(),
+        }),
     };
     let complete = splitter.send_side(Side::Source, part.take_source()).await;
     splitter.send_all(|| Body::SourceEnd { complete }).await;
@@ -66,7 +77,7 @@ pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit:
 struct Splitter<'a> {
     shard: &'a Rc<Shard>,
     dirs: &'a Dirs,
-    permit: Arc<Permit>,
+    permit: Arc<Split>,
 }
 
 impl Splitter<'_> {
@@ -167,7 +178,11 @@ pub(super) async fn receive(shard: &Rc<Shard>, message: PartMessage) {
 
 /// One part, from its first batch of names to its last transfer.
 async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
-    let mut part = Part::new(&shard, dirs.clone());
+    let in_hand = InHand {
+        lease: shard.shared.coordinator.lease(),
+        began: shard.instruments.now(),
+    };
+    let mut part = Part::new(&shard, dirs.clone(), in_hand);
     part.is_split = true;
     let mut permit = None;
     while let Ok(message) = inbox.recv().await {
@@ -178,7 +193,10 @@ async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
                 part.append_source(&batch);
                 part.index_source(&shard, indexed).await;
             }
-            Body::SourceEnd { complete } => part.source_complete = complete,
+            Body::SourceEnd { complete } => {
+                part.source_complete = complete;
+                part.trim_lease();
+            }
             Body::Dest(batch) => {
                 if let Some(dir) = &dirs.dest {
                     part.match_dest(&shard, dir, batch).await;

@@ -27,11 +27,12 @@ pub mod pool;
 mod protect;
 mod pulse;
 mod queue;
+mod repeat;
 pub mod sift;
 mod symlinks;
 mod traverser;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,11 +49,12 @@ pub use protect::BackupRule;
 pub use queue::{Child, Run};
 pub use traverser::run;
 
+use crate::control::retry::RetryBudget;
 use crate::error::Error;
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
-use crate::model::{Listing, Policy, Sink, Symlinks, Tally};
-use crate::throttle::{Budget, Cancel, Lease, Reason, Semaphore};
+use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
+use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use pulse::Pulse;
 use queue::Queue;
@@ -95,17 +97,17 @@ pub struct Options {
     pub backups: Option<BackupRule>,
     /// Directories in transfer at once on one shard: `1..`.
     pub transfers_max: usize,
-    /// Directories in work at once over all shards: `1..`.
-    pub dirs_max: usize,
 }
 
 /// What all shards of a run share.
 pub struct Shared {
     pub options: Options,
     inboxes: Vec<Sender<Message>>,
-    permits: Arc<Semaphore>,
+    /// Says which directory may begin.
+    pub coordinator: Arc<Coordinator>,
     /// Directory descriptors that may stay open for the sake of children to come.
     handles: Arc<Budget>,
+    retries: Arc<RetryBudget>,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
     pub sink: Arc<dyn Sink>,
@@ -124,7 +126,9 @@ impl Shared {
     #[must_use]
     pub fn new(
         options: Options,
+        coordinator: Arc<Coordinator>,
         handles: Arc<Budget>,
+        retries: Arc<RetryBudget>,
         tallies: Arc<[CachePadded<Tally>]>,
         cancel: Arc<Cancel>,
         sink: Arc<dyn Sink>,
@@ -134,10 +138,11 @@ impl Shared {
             .map(|_| async_channel::bounded(INBOX_MAX))
             .unzip();
         let shared = Self {
-            permits: Semaphore::new(options.dirs_max),
             options,
+            coordinator,
             inboxes,
             handles,
+            retries,
             tallies,
             cancel,
             sink,
@@ -223,9 +228,8 @@ pub struct Shard {
     pub source: Rc<dyn Fs>,
     pub dest: Rc<dyn Fs>,
     hands: Rc<dyn Hands>,
+    pub instruments: Instruments,
     queue: Queue,
-    /// Visits under way here; a shard takes no more than its share of the permits.
-    visiting: Cell<usize>,
     transfers: Arc<Semaphore>,
     listings: RefCell<Vec<Listing>>,
     parts: giant::Parts,
@@ -239,6 +243,7 @@ impl Shard {
         source: Rc<dyn Fs>,
         dest: Rc<dyn Fs>,
         hands: Rc<dyn Hands>,
+        instruments: Instruments,
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
@@ -247,8 +252,8 @@ impl Shard {
             source,
             dest,
             hands,
+            instruments,
             queue: Queue::default(),
-            visiting: Cell::new(0),
             listings: RefCell::default(),
             parts: giant::Parts::default(),
         })
@@ -256,7 +261,7 @@ impl Shard {
 
     #[must_use]
     pub fn tally(&self) -> &Tally {
-        &self.shared.tallies[self.id]
+        self.instruments.tally()
     }
 
     fn pulse(&self) -> &Pulse {
@@ -288,8 +293,14 @@ impl Shard {
     }
 
     /// The share of the permits that this shard may hold: at least one, and together about all.
-    fn visiting_max(&self) -> usize {
-        self.shared.options.dirs_max.div_ceil(self.shared.shards())
+    fn visiting_max(&self) -> u64 {
+        let all = self.shared.coordinator.dirs_max();
+        all.div_ceil(self.shared.shards() as u64)
+    }
+
+    fn note_queue(&self) {
+        let levels = &self.tally().levels;
+        levels.dirs_queued.set(self.queue.len() as u64);
     }
 
     fn is_place_of(&self, name: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::batch::{read_batch, stat_all};
 use super::index::NameIndex;
-use super::plan::{Plan, Step};
+use super::plan::{InHand, Plan, Step};
 use super::{Dirs, Mode, Shard, sift};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Handle;
@@ -45,12 +45,13 @@ pub(super) enum Read {
 }
 
 impl Part {
-    pub(super) fn new(shard: &Shard, dirs: Dirs) -> Self {
+    pub(super) fn new(shard: &Shard, dirs: Dirs, in_hand: InHand) -> Self {
         let judge = sift::judge(shard, &dirs.node);
         Self {
             plan: Plan {
                 source: shard.take_listing(),
                 source_dev: dirs.source.as_ref().map_or(0, Handle::dev),
+                in_hand: Some(in_hand),
                 ..Plan::default()
             },
             dirs,
@@ -60,6 +61,27 @@ impl Part {
             source_complete: false,
             dest_complete: false,
             is_split: false,
+        }
+    }
+
+    /// The index has as many names as the source's listing now.
+    pub(super) fn hold_lease(&mut self) {
+        if let Some(in_hand) = &mut self.plan.in_hand {
+            in_hand.lease.hold(self.plan.source.len());
+        }
+    }
+
+    /// All names of this part are known.
+    pub(super) fn trim_lease(&mut self) {
+        if let Some(in_hand) = &mut self.plan.in_hand {
+            in_hand.lease.trim(self.plan.source.len());
+        }
+    }
+
+    /// All names of the source are known.
+    pub(super) fn settle_lease(&mut self) {
+        if let Some(in_hand) = &mut self.plan.in_hand {
+            in_hand.lease.settle(self.plan.source.len());
         }
     }
 

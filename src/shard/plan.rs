@@ -1,9 +1,11 @@
 //! What is to be done in one directory.
 
 use std::ffi::CString;
+use std::time::Instant;
 
 use crate::io::Links;
 use crate::model::{Action, Entry, Kind, Listing, Meta, Time};
+use crate::throttle::IndexLease;
 
 /// How far the clock of a file server may be ahead of ours, in seconds.
 const CLOCK_AHEAD_MAX_S: i64 = 24 * 60 * 60;
@@ -59,9 +61,20 @@ pub struct Removal {
     pub backup_taken: bool,
 }
 
+/// What a directory holds while it is in hand.
+#[derive(Debug)]
+pub(super) struct InHand {
+    /// Of the index: as much as there are entries in [`Plan::source`], or a little more while they are listed.
+    pub(super) lease: IndexLease,
+    /// When it began, in a run that is measured.
+    pub(super) began: Option<Instant>,
+}
+
 /// Everything that is to be done in one directory.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// Given back with the plan.
+    pub(super) in_hand: Option<InHand>,
     pub source: Listing,
     /// The device of the source directory.
     pub source_dev: u64,

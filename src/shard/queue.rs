@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use super::node::{Job, Node, Presence};
 use crate::io::Links;
@@ -41,6 +42,15 @@ impl Child {
 pub struct Run {
     pub parent: Arc<Node>,
     pub children: Vec<Child>,
+    /// When they were found, in a run that is measured.
+    pub found: Option<Instant>,
+}
+
+/// A directory whose turn has come.
+pub(super) struct Turn {
+    pub(super) parent: Arc<Node>,
+    pub(super) child: Child,
+    pub(super) found: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -70,7 +80,12 @@ impl Queue {
         self.wake();
     }
 
-    pub(super) fn pop(&self) -> Option<(Arc<Node>, Child)> {
+    /// Directories that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.get()
+    }
+
+    pub(super) fn pop(&self) -> Option<Turn> {
         self.check();
         let starving = self.waiting.get() < STARVING_BELOW;
         let mut runs = self.runs.borrow_mut();
@@ -80,7 +95,7 @@ impl Queue {
             runs.back_mut()
         }?;
         let child = run.children.pop()?;
-        let parent = run.parent.clone();
+        let (parent, found) = (run.parent.clone(), run.found);
         if run.children.is_empty() {
             if starving {
                 runs.pop_front();
@@ -91,7 +106,11 @@ impl Queue {
         drop(runs);
         self.waiting.set(self.waiting.get() - 1);
         self.check();
-        Some((parent, child))
+        Some(Turn {
+            parent,
+            child,
+            found,
+        })
     }
 
     /// Something may have changed for the one who waits in [`Queue::until`].
@@ -126,12 +145,12 @@ mod tests {
         Run {
             parent: Node::for_tests(),
             children: (0..count).map(|i| child(&format!("{prefix}{i}"))).collect(),
+            found: None,
         }
     }
 
     fn popped(queue: &Queue) -> String {
-        let (_, child) = queue.pop().unwrap();
-        child.name.into_string().unwrap()
+        queue.pop().unwrap().child.name.into_string().unwrap()
     }
 
     #[test]

@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use super::batch::{read_batch, stat_all};
 use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Read};
-use super::plan::{Plan, Removal};
-use super::queue::{Child, Run};
+use super::plan::{InHand, Plan, Removal};
+use super::queue::{Child, Run, Turn};
 use super::{Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Handle, Links, Op, Reply, Target};
-use crate::model::{Kind, Listing, State};
-use crate::throttle::Permit;
+use crate::model::{Kind, Listing, State, Timed, Wait};
+use crate::throttle::{Admission, DirPermit};
 
 /// Runs a shard until the run is over. `root` is given to one of the shards.
 pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
@@ -23,12 +23,12 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
     let beating = shard.clone();
     glommio::spawn_local(async move { beating.pulse().beat().await }).detach();
     if let Some(root) = root {
-        let permit = shard.shared.permits.acquire().await;
-        start_visit(&shard, root, permit);
+        let admission = shard.shared.coordinator.admit().await;
+        start_visit(&shard, root, admission);
     }
     while let Ok(message) = inbox.recv().await {
         match message {
-            Message::Run(run) => shard.queue.push(run),
+            Message::Run(run) => push(&shard, run),
             Message::Part(part) => giant::receive(&shard, part).await,
             Message::Task(task) => {
                 glommio::spawn_local(task(shard.clone())).detach();
@@ -40,79 +40,101 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
     shard.pulse().stop();
 }
 
+fn push(shard: &Shard, run: Run) {
+    shard.queue.push(run);
+    shard.note_queue();
+}
+
 /// Takes directories off the queue as permits come.
 async fn dispatch(shard: Rc<Shard>) {
-    let may_visit = || shard.visiting.get() < shard.visiting_max();
+    let may_visit = || shard.tally().levels.dirs_active.get() < shard.visiting_max();
     loop {
         shard.queue.until(may_visit).await;
-        let permit = shard.shared.permits.acquire().await;
+        let asked = shard.instruments.now();
+        let admission = shard.shared.coordinator.admit().await;
         // Nobody else takes from the queue, so what was there still is.
-        let Some((parent, child)) = shard.queue.pop() else {
+        let Some(Turn {
+            parent,
+            child,
+            found,
+        }) = shard.queue.pop()
+        else {
             continue;
         };
+        shard.note_queue();
+        if let (Some(found), Some(asked)) = (found, asked) {
+            let queued = asked.saturating_duration_since(found);
+            shard
+                .instruments
+                .record(Timed::Wait(Wait::Queue), queued, 1);
+        }
+        shard
+            .instruments
+            .record_since(Timed::Wait(Wait::Permit), asked);
         let node = Node::child(&parent, child, &shard.shared);
-        start_visit(&shard, node, permit);
+        start_visit(&shard, node, admission);
     }
 }
 
-fn start_visit(shard: &Rc<Shard>, node: Arc<Node>, permit: Permit) {
-    shard.visiting.set(shard.visiting.get() + 1);
-    glommio::spawn_local(visit(shard.clone(), node, permit)).detach();
+fn start_visit(shard: &Rc<Shard>, node: Arc<Node>, admission: Admission) {
+    shard.tally().levels.dirs_active.add(1);
+    glommio::spawn_local(visit(shard.clone(), node, admission)).detach();
 }
 
 /// Gives the permit and the shard's own count of it back together.
 struct Visiting<'a> {
     shard: &'a Rc<Shard>,
-    permit: Option<Permit>,
+    permit: Option<DirPermit>,
 }
 
 impl Visiting<'_> {
     /// The permit goes on to the parts of a split directory.
-    fn hand_over(mut self) -> Option<Permit> {
+    fn hand_over(mut self) -> Option<DirPermit> {
         self.permit.take()
     }
 }
 
 impl Drop for Visiting<'_> {
     fn drop(&mut self) {
-        self.shard.visiting.set(self.shard.visiting.get() - 1);
+        self.shard.tally().levels.dirs_active.sub(1);
         self.shard.queue.wake();
     }
 }
 
-async fn visit(shard: Rc<Shard>, node: Arc<Node>, permit: Permit) {
+async fn visit(shard: Rc<Shard>, node: Arc<Node>, admission: Admission) {
     let visiting = Visiting {
         shard: &shard,
-        permit: Some(permit),
+        permit: Some(admission.permit),
+    };
+    let in_hand = InHand {
+        lease: admission.lease,
+        began: shard.instruments.now(),
     };
     if shard.cancelled() {
         node.keep();
-        drop(visiting);
+        drop((visiting, in_hand));
     } else {
         match node.job {
-            Job::Sync => sync(&shard, &node, visiting).await,
-            Job::Remove => remove(&shard, &node, visiting).await,
+            Job::Sync => sync(&shard, &node, visiting, in_hand).await,
+            Job::Remove => remove(&shard, &node, visiting, in_hand).await,
         }
     }
     node::release(&shard, node).await;
 }
 
 /// Compares a directory with its counterpart, and acts on the outcome.
-async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
-    let Some(dirs) = open_dirs(shard, node).await else {
+async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_hand: InHand) {
+    let Some(dirs) = enter(shard, node).await else {
+        if shard.shared.options.mode != Mode::DeleteOnly {
+            shard.tally().dirs_skipped.add(1);
+        }
         return;
     };
-    if is_other_filesystem(shard, &dirs) {
-        return;
-    }
-    if let Err(error) = sift::enter(shard, &dirs).await {
-        return shard.report(error);
-    }
     let mode = shard.shared.options.mode;
     if mode == Mode::Sync {
         shard.hands.opened(shard, &dirs).await;
     }
-    let mut part = Part::new(shard, dirs.clone());
+    let mut part = Part::new(shard, dirs.clone(), in_hand);
     let entries_max = if shard.shared.shards() > 1 {
         giant::ENTRIES_MIN
     } else {
@@ -124,6 +146,7 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
         }
         return;
     }
+    part.settle_lease();
     part.index_source(shard, 0).await;
     if node.presence == Presence::Existing && mode != Mode::Scan {
         part.read_dest(shard).await;
@@ -131,6 +154,19 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
         part.dest_complete = true;
     }
     settle(shard, &dirs, part.finish(shard).await, Some(visiting)).await;
+}
+
+/// Opens both sides of a directory that is this tree's to enter. What keeps it from being entered is told.
+async fn enter(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
+    let dirs = open_dirs(shard, node).await?;
+    if is_other_filesystem(shard, &dirs) {
+        return None;
+    }
+    if let Err(error) = sift::enter(shard, &dirs).await {
+        shard.report(error);
+        return None;
+    }
+    Some(dirs)
 }
 
 /// `-x`: what is mounted in the source is not this tree's. The pass that only deletes lists names alone and meets it here.
@@ -153,12 +189,23 @@ pub(super) async fn settle<P>(shard: &Rc<Shard>, dirs: &Dirs, plan: Plan, permit
     let slot = if plan.steps.is_empty() {
         None
     } else {
-        Some(shard.transfers.acquire().await)
+        let asked = shard.instruments.now();
+        let slot = shard.transfers.acquire().await;
+        shard
+            .instruments
+            .record_since(Timed::Wait(Wait::Transfer), asked);
+        Some(slot)
     };
     drop(permit);
     enqueue(shard, &dirs.node, children).await;
     if slot.is_some() {
         shard.hands.transfer(shard, dirs, &plan).await;
+    }
+    if let Some(began) = plan.in_hand.as_ref().and_then(|in_hand| in_hand.began) {
+        let (elapsed, entries) = (began.elapsed(), plan.source.len() as u64);
+        shard.instruments.record(Timed::Directory, elapsed, 1);
+        let path = || dirs.node.path();
+        shard.instruments.directory(elapsed, entries, &path);
     }
     shard.keep_listing(plan.source);
 }
@@ -197,9 +244,13 @@ async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
             continue;
         }
         let parent = node.clone();
-        let run = Run { parent, children };
+        let run = Run {
+            parent,
+            children,
+            found: shard.instruments.now(),
+        };
         if to == shard.id {
-            shard.queue.push(run);
+            push(shard, run);
         } else {
             // Closed only when a shard was lost; then nothing matters any more.
             let _ = shard.shared.inboxes[to].send(Message::Run(run)).await;
@@ -213,11 +264,11 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         if node.presence == Presence::Absent {
             return Ok(None);
         }
-        node::open_to_list(shard, node, Side::Destination)
+        open_or_repeat(shard, node, Side::Destination)
             .await
             .map(Some)
     };
-    let open_source = node::open_to_list(shard, node, Side::Source);
+    let open_source = open_or_repeat(shard, node, Side::Source);
     let (source, dest) = futures_util::future::join(open_source, open_dest).await;
     // Also when the source cannot be opened either: each failure is told.
     let dest = dest.map_err(|error| shard.report(error));
@@ -248,6 +299,18 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
         source: Some(source),
         dest,
     })
+}
+
+/// Opens one side; what may pass is waited for.
+async fn open_or_repeat(shard: &Shard, node: &Arc<Node>, side: Side) -> Result<Handle, Error> {
+    let mut attempt = 0;
+    loop {
+        let opened = node::open_to_list(shard, node, side).await;
+        match &opened {
+            Err(error) if shard.pause_before_repeating(attempt, &error.cause).await => attempt += 1,
+            _ => return opened,
+        }
+    }
 }
 
 /// Bind mounts may lead from either tree into the other.
@@ -293,7 +356,7 @@ async fn remember_closed_source(shard: &Shard, node: &Arc<Node>) {
 }
 
 /// Empties a directory that the source lacks. Its own removal follows when everything below is gone.
-async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
+async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, mut in_hand: InHand) {
     let dest = match node::open(shard, node, Side::Destination).await {
         Ok(dest) => dest,
         // Gone already, which is all that was wanted: a listing may tell a name twice.
@@ -324,6 +387,7 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
         match read_batch(&shard.dest, &dest, listing).await {
             Ok((read, more)) => {
                 listing = read;
+                in_hand.lease.hold(listing.len());
                 if !more {
                     break;
                 }
@@ -366,9 +430,11 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>) {
             backup_taken: false,
         })
         .collect();
+    in_hand.lease.settle(listing.len());
     let plan = Plan {
         source: listing,
         removals,
+        in_hand: Some(in_hand),
         ..Plan::default()
     };
     let dirs = Dirs {

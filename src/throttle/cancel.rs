@@ -1,6 +1,12 @@
 //! The one switch that ends a run early.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::task::{Context, Poll};
+
+use super::waiters::Waiters;
 
 /// Why a run ends before its work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,28 +26,79 @@ pub enum Reason {
 
 /// Asked before every step of work; once set it stays, and the first reason counts.
 #[derive(Debug, Default)]
-pub struct Cancel(AtomicU8);
+pub struct Cancel {
+    reason: AtomicU8,
+    waiters: Waiters,
+}
 
 impl Cancel {
+    /// Ends the run, and wakes all who wait for permits or for their share of a rate.
     pub fn set(&self, reason: Reason) {
         // Whoever comes second has nothing to add.
-        let _ = self.0.compare_exchange(0, reason as u8, SeqCst, SeqCst);
+        let _ = self
+            .reason
+            .compare_exchange(0, reason as u8, SeqCst, SeqCst);
+        self.waiters.wake_all();
     }
 
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(SeqCst) != 0
+        self.reason.load(SeqCst) != 0
     }
 
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        match self.0.load(SeqCst) {
+        match self.reason.load(SeqCst) {
             1 => Some(Reason::Interrupted),
             2 => Some(Reason::Fatal),
             3 => Some(Reason::Panicked),
             4 => Some(Reason::StopTime),
             5 => Some(Reason::TimedOut),
             _ => None,
+        }
+    }
+
+    /// Waits until the run is told to end.
+    #[must_use]
+    pub fn cancelled(self: &Arc<Self>) -> Cancelled {
+        Cancelled {
+            id: self.waiters.ticket(),
+            cancel: self.clone(),
+            waiting: false,
+        }
+    }
+}
+
+/// See [`Cancel::cancelled`].
+#[derive(Debug)]
+pub struct Cancelled {
+    cancel: Arc<Cancel>,
+    id: usize,
+    waiting: bool,
+}
+
+impl Future for Cancelled {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.cancel.is_set() {
+            return Poll::Ready(());
+        }
+        self.cancel.waiters.join(self.id, cx.waker());
+        self.waiting = true;
+        // It may have been set before we stood in the queue.
+        if self.cancel.is_set() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        if self.waiting {
+            self.cancel.waiters.leave(self.id);
         }
     }
 }

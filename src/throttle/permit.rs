@@ -1,25 +1,23 @@
 //! Permits. Dropping one is the only way to give it back, so an error path cannot leak it.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-/// Caps how many directories are being listed and compared at once, over all shards.
+use super::waiters::Waiters;
+
+/// Caps how many pieces of work of one kind are in hand at once: directories in transfer, files of a lane.
 ///
-/// The cap is hard because each holds a listing in memory and two descriptors. No deadlock: a holder never waits for
-/// another permit, only for its own I/O, so some permit always comes back.
+/// The cap is hard because each holds memory and descriptors. No deadlock: a holder never waits for another permit of the
+/// same semaphore, only for its own I/O, so some permit always comes back.
 /// The free path is one compare-and-swap; the lock is taken only by those who have to wait and to wake them.
 #[derive(Debug)]
 pub struct Semaphore {
     permits_max: usize,
     available: AtomicUsize,
-    /// How many are in `waiters`; lets a release skip the lock.
-    waiters_count: AtomicUsize,
-    waiters: Mutex<VecDeque<(u64, Waker)>>,
-    next_id: AtomicUsize,
+    waiters: Waiters,
 }
 
 impl Semaphore {
@@ -31,9 +29,7 @@ impl Semaphore {
         Arc::new(Self {
             permits_max,
             available: AtomicUsize::new(permits_max),
-            waiters_count: AtomicUsize::new(0),
-            waiters: Mutex::default(),
-            next_id: AtomicUsize::new(0),
+            waiters: Waiters::default(),
         })
     }
 
@@ -53,49 +49,13 @@ impl Semaphore {
     pub fn acquire(self: &Arc<Self>) -> Acquire {
         Acquire {
             semaphore: self.clone(),
-            id: self.next_id.fetch_add(1, SeqCst) as u64,
+            id: self.waiters.ticket(),
             waiting: false,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Waker)>> {
-        // The queue is consistent at every step, so a panic elsewhere does not spoil it.
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait(&self, id: u64, waker: &Waker) {
-        let mut waiters = self.lock();
-        if let Some(known) = waiters.iter_mut().find(|(known, _)| *known == id) {
-            known.1.clone_from(waker);
-        } else {
-            waiters.push_back((id, waker.clone()));
-            self.waiters_count.store(waiters.len(), SeqCst);
-        }
-    }
-
-    fn leave(&self, id: u64) {
-        let mut waiters = self.lock();
-        waiters.retain(|(known, _)| *known != id);
-        self.waiters_count.store(waiters.len(), SeqCst);
-    }
-
-    fn wake_one(&self) {
-        if self.waiters_count.load(SeqCst) == 0 {
-            return;
-        }
-        let woken = {
-            let mut waiters = self.lock();
-            let woken = waiters.pop_front();
-            self.waiters_count.store(waiters.len(), SeqCst);
-            woken
-        };
-        if let Some((_, waker)) = woken {
-            waker.wake();
         }
     }
 }
 
-/// The right to have one directory in work.
+/// The right to have one of them in hand.
 #[derive(Debug)]
 pub struct Permit {
     semaphore: Arc<Semaphore>,
@@ -105,7 +65,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let before = self.semaphore.available.fetch_add(1, SeqCst);
         debug_assert!(before < self.semaphore.permits_max);
-        self.semaphore.wake_one();
+        self.semaphore.waiters.wake_one();
     }
 }
 
@@ -113,7 +73,7 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub struct Acquire {
     semaphore: Arc<Semaphore>,
-    id: u64,
+    id: usize,
     waiting: bool,
 }
 
@@ -124,7 +84,7 @@ impl Future for Acquire {
         if let Some(permit) = self.semaphore.try_acquire() {
             return Poll::Ready(permit);
         }
-        self.semaphore.wait(self.id, cx.waker());
+        self.semaphore.waiters.join(self.id, cx.waker());
         self.waiting = true;
         // One may have come back before we stood in the queue, and then nobody wakes us.
         match self.semaphore.try_acquire() {
@@ -137,9 +97,9 @@ impl Future for Acquire {
 impl Drop for Acquire {
     fn drop(&mut self) {
         if self.waiting {
-            self.semaphore.leave(self.id);
+            self.semaphore.waiters.leave(self.id);
             if self.semaphore.available.load(SeqCst) > 0 {
-                self.semaphore.wake_one();
+                self.semaphore.waiters.wake_one();
             }
         }
     }
@@ -191,6 +151,7 @@ mod tests {
     use futures_util::future::select_all;
     use proptest::prelude::*;
     use std::sync::atomic::AtomicUsize;
+    use std::task::Waker;
 
     /// A waker that counts.
     struct Count(AtomicUsize);

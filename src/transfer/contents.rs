@@ -1,21 +1,17 @@
 //! The bytes of files: sharing, copying and comparing them, with their holes.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use super::{Copied, FILES_MAX, Failure, Lane, LargeFile, Reflink, Spread, large};
+use super::buffers::{BUFFER_BYTES, Buffers};
+use super::{Copied, Failure, Lane, LargeFile, Reflink, Spread, large};
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
 use crate::model::Meta;
 use crate::throttle::Cancel;
 
-/// One read or write. Big enough that system calls do not count, small enough for a second-level cache.
-const BUFFER_BYTES: usize = 256 * 1024;
-/// Buffers kept for reuse by one lane: all that can be in use at once.
-const BUFFERS_KEPT_MAX: usize = 2 * FILES_MAX;
 /// Up to here one read and one write are cheaper than copy_file_range, which asks both files for ranges and locks.
 const COPY_RANGE_BYTES_MIN: u64 = 128 * 1024;
 /// One copy_file_range call: about a millisecond of memory bandwidth, after which others get their turn.
@@ -27,25 +23,6 @@ const _: () = assert!(BUFFER_BYTES.is_multiple_of(HOLE_BYTES));
 
 /// What is copied at most of a file that says it is empty and is not: some of them never end.
 const UNSIZED_BYTES_MAX: u64 = 1 << 30;
-
-/// Buffers of one shard.
-#[derive(Debug, Default)]
-pub(super) struct Buffers(RefCell<Vec<Vec<u8>>>);
-
-impl Buffers {
-    fn take(&self) -> Vec<u8> {
-        let kept = self.0.borrow_mut().pop();
-        kept.unwrap_or_else(|| vec![0; BUFFER_BYTES])
-    }
-
-    /// A buffer that got lost in a failed operation is simply not given back.
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut kept = self.0.borrow_mut();
-        if kept.len() < BUFFERS_KEPT_MAX {
-            kept.push(buffer);
-        }
-    }
-}
 
 /// An open source file and the file it is copied to.
 pub(super) struct Pair<'a> {
@@ -157,8 +134,24 @@ impl Pair<'_> {
     /// Reads up to the end of the range, or of the file if that comes first, and writes it. Only a read of nothing is the
     /// end of the file: FUSE and /proc give short counts before it.
     async fn read_and_write(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
+        match self.read_and_write_with(buffers.take(), span).await {
+            Ok((buffer, count)) => {
+                buffers.give_back(buffer);
+                Ok(count)
+            }
+            Err(failure) => {
+                buffers.lose(1);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn read_and_write_with(
+        &self,
+        mut buffer: Vec<u8>,
+        span: Range<u64>,
+    ) -> Result<(Vec<u8>, u64), Failure> {
         let mut at = span.start;
-        let mut buffer = buffers.take();
         while at < span.end {
             let count;
             (buffer, count) = read(self.source_fs, self.source, buffer, at, Side::Source).await?;
@@ -173,8 +166,7 @@ impl Pair<'_> {
             self.may_go_on(at < span.end)?;
             glommio::executor().yield_if_needed().await;
         }
-        buffers.give_back(buffer);
-        Ok(at - span.start)
+        Ok((buffer, at - span.start))
     }
 
     /// Writes the first `len` bytes of a buffer, or those that are not in blocks of zeros.
@@ -307,7 +299,7 @@ impl Lane {
         let bytes = if is_large {
             let large = LargeFile::new(&pair, size, self.cancel.clone());
             spread.spread(&large).await;
-            large.pump(&self.source, &self.dest).await;
+            large.pump(&self.source, &self.dest, &self.buffers).await;
             large.wait().await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.
@@ -365,7 +357,26 @@ impl Lane {
         source: &Handle,
         dest: &Handle,
     ) -> Result<bool, Failure> {
-        let (mut ours, mut theirs) = (self.buffers.take(), self.buffers.take());
+        let lent = (self.buffers.take(), self.buffers.take());
+        match self.contents_equal_with(lent, source, dest).await {
+            Ok(((ours, theirs), equal)) => {
+                self.buffers.give_back(ours);
+                self.buffers.give_back(theirs);
+                Ok(equal)
+            }
+            Err(failure) => {
+                self.buffers.lose(2);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn contents_equal_with(
+        &self,
+        (mut ours, mut theirs): (Vec<u8>, Vec<u8>),
+        source: &Handle,
+        dest: &Handle,
+    ) -> Result<((Vec<u8>, Vec<u8>), bool), Failure> {
         let mut offset = 0;
         let equal = loop {
             let (source_count, dest_count);
@@ -386,9 +397,7 @@ impl Lane {
             offset += both as u64;
             glommio::executor().yield_if_needed().await;
         };
-        self.buffers.give_back(ours);
-        self.buffers.give_back(theirs);
-        Ok(equal)
+        Ok(((ours, theirs), equal))
     }
 }
 

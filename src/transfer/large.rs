@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 use async_channel::{Receiver, Sender};
 
 use super::Failure;
-use super::contents::{Buffers, Method, Pair};
+use super::buffers::Buffers;
+use super::contents::{Method, Pair};
 use crate::error::Side;
 use crate::io::{Fs, Handle};
 use crate::throttle::Cancel;
@@ -56,8 +57,7 @@ impl LargeFile {
     }
 
     /// Claims and copies chunks until none is left. After a failure, or when the run is cancelled, the rest is claimed and not copied.
-    pub async fn pump(&self, source_fs: &Rc<dyn Fs>, dest_fs: &Rc<dyn Fs>) {
-        let buffers = Buffers::default();
+    pub async fn pump(&self, source_fs: &Rc<dyn Fs>, dest_fs: &Rc<dyn Fs>, buffers: &Buffers) {
         let pair = Pair {
             source_fs,
             dest_fs,
@@ -77,7 +77,7 @@ impl LargeFile {
             if self.failure.get().is_none() {
                 let start = chunk * CHUNK_BYTES;
                 let end = self.size.min(start + CHUNK_BYTES);
-                match pair.copy_span(start..end, &buffers).await {
+                match pair.copy_span(start..end, buffers).await {
                     Ok(bytes) => {
                         self.bytes.fetch_add(bytes, SeqCst);
                     }

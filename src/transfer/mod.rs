@@ -3,6 +3,7 @@
 
 mod attrs;
 mod backup;
+mod buffers;
 mod contents;
 mod delete;
 mod durable;
@@ -21,6 +22,7 @@ use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
 
 pub use backup::Backup;
+pub use buffers::Buffers;
 pub use delete::TreeRemoval;
 pub use durable::{Fsync, Written};
 pub use large::LargeFile;
@@ -28,14 +30,26 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
-use crate::model::Policy;
-use crate::throttle::{Cancel, Semaphore};
+use crate::model::{Instruments, Policy};
+use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
 
-/// Files that one lane copies or compares at once. Each has up to two descriptors and two buffers, so this is what
-/// bounds a lane's memory. No deadlock: who holds a permit waits for I/O and for chunks that others have claimed, and
+/// Files that one lane copies or compares at once, at most; see [`files_max`]. Each has up to two descriptors and two
+/// buffers, so this is what bounds a lane's memory. No deadlock: who holds a permit waits for I/O and for chunks that others have claimed, and
 /// those need no permit.
 const FILES_MAX: usize = 64;
+/// The share of the memory that a run may use which the buffers of all its lanes may take.
+const BUFFERS_SHARE: u64 = 4;
+
+/// Files at once for each of so many lanes that may use `memory` bytes together: `1..=FILES_MAX`. Their buffers are
+/// limited beforehand, for they fill faster than anybody could look at memory.
+#[must_use]
+pub fn files_max(memory: u64, lanes: usize) -> usize {
+    let each = memory / BUFFERS_SHARE / lanes.max(1) as u64 / (2 * buffers::BUFFER_BYTES as u64);
+    usize::try_from(each)
+        .unwrap_or(FILES_MAX)
+        .clamp(1, FILES_MAX)
+}
 
 /// `--write-mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,14 +176,29 @@ pub trait Spread {
     fn spread<'a>(&'a self, file: &'a Arc<LargeFile>) -> LocalBoxFuture<'a, ()>;
 }
 
+/// What a lane shares with others.
+#[derive(Clone)]
+pub struct LaneGear {
+    pub cancel: Arc<Cancel>,
+    /// What was written in this run, for the flush at its end.
+    pub written: Written,
+    pub instruments: Instruments,
+    /// Says when memory is short.
+    pub coordinator: Arc<Coordinator>,
+    /// Files copied or compared at once: see [`files_max`].
+    pub files_max: usize,
+    /// Makes temporary names unlike those of other lanes and runs.
+    pub seed: u64,
+}
+
 /// What one shard transfers with.
 pub struct Lane {
     source: Rc<dyn Fs>,
     dest: Rc<dyn Fs>,
     options: LaneOptions,
-    buffers: contents::Buffers,
+    buffers: Buffers,
     temp_names: TempNames,
-    /// Caps the files that this lane has open: see [`FILES_MAX`].
+    /// Caps the files that this lane has open.
     files: Arc<Semaphore>,
     cancel: Arc<Cancel>,
     /// Pairs of filesystems that cannot share blocks.
@@ -179,24 +208,17 @@ pub struct Lane {
 
 impl Lane {
     #[must_use]
-    pub fn new(
-        source: Rc<dyn Fs>,
-        dest: Rc<dyn Fs>,
-        options: LaneOptions,
-        cancel: Arc<Cancel>,
-        written: Written,
-        seed: u64,
-    ) -> Self {
+    pub fn new(source: Rc<dyn Fs>, dest: Rc<dyn Fs>, options: LaneOptions, gear: LaneGear) -> Self {
         Self {
             source,
             dest,
             options,
-            buffers: contents::Buffers::default(),
-            temp_names: TempNames::new(seed),
-            files: Semaphore::new(FILES_MAX),
-            cancel,
+            buffers: Buffers::new(gear.instruments, gear.coordinator, 2 * gear.files_max),
+            temp_names: TempNames::new(gear.seed),
+            files: Semaphore::new(gear.files_max),
+            cancel: gear.cancel,
             unclonable: RefCell::default(),
-            noted: durable::Noted::new(written),
+            noted: durable::Noted::new(gear.written),
         }
     }
 

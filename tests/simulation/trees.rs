@@ -2,8 +2,10 @@
 
 use std::ffi::CStr;
 
+use ringsync::control::bounds::Bounds;
 use ringsync::error::Side;
 use ringsync::model::{Carried, Kind, Policy, Time};
+use ringsync::run::tuning::Tuning;
 use ringsync::run::{Delete, Job};
 use ringsync::transfer::{Reflink, WriteMode};
 
@@ -279,11 +281,24 @@ pub(crate) fn random_job(rng: &mut Rng, cpu: usize, links: bool) -> Job {
             Reflink::Auto
         },
         cpus: vec![cpu],
-        dirs_max: 1 + rng.below(6),
+        tuning: random_tuning(rng),
         // With few of them, directories are opened again from the root.
         descriptors_max: *rng.pick(&[0, 4, 1000]),
         privileged: rng.chance(70),
         ..simrun::job(delete)
+    }
+}
+
+/// Few directories at once, and an index so small that they wait for each other.
+fn random_tuning(rng: &mut Rng) -> Tuning {
+    let dirs = Bounds::fixed(1 + rng.below(6) as u64);
+    // The order of all other draws stays as it was before there were these.
+    let mut apart = rng.clone();
+    Tuning {
+        dirs,
+        files: Bounds::fixed(*apart.pick(&[1, 10, 1_000_000])),
+        histograms: apart.chance(50),
+        ..Tuning::for_machine(1, 1 << 30)
     }
 }
 

@@ -239,8 +239,12 @@ impl Running {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub(crate) fn signal(&self, number: Signal) {
-        signal(self.child.as_ref().unwrap().id(), number);
+        signal(self.pid(), number);
     }
 
     /// Its end; its output must fit a pipe.

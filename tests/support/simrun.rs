@@ -45,14 +45,13 @@ pub(crate) fn job(delete: Delete) -> Job {
         // Random trees may have next to nothing in common.
         force_delete: true,
         engine: EngineChoice::Inline,
-        io_depth: 16,
         ..Job::archive(Task::Sync, source, Some(dest), cpus)
     }
 }
 
 pub(crate) fn roots(world: &World) -> Roots {
     let of_shards = world.clone();
-    let fs: FsMaker = Arc::new(move || {
+    let fs: FsMaker = Arc::new(move |_| {
         Ok((
             of_shards.mount(Side::Source),
             of_shards.mount(Side::Destination),

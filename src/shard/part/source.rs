@@ -39,6 +39,7 @@ impl Part {
             match read_batch(&shard.source, &dir, listing).await {
                 Ok((listing, more)) => {
                     self.plan.source = listing;
+                    self.hold_lease();
                     if !more {
                         self.source_complete = true;
                         return Read::Complete;
@@ -57,6 +58,9 @@ impl Part {
 
     /// The names read so far, to be split over shards.
     pub(in crate::shard) fn take_source(&mut self) -> Listing {
+        if let Some(in_hand) = &mut self.plan.in_hand {
+            in_hand.lease.clear();
+        }
         std::mem::take(&mut self.plan.source)
     }
 
@@ -67,6 +71,7 @@ impl Part {
                 .source
                 .push(names.name(entry), entry.ino, entry.kind());
         }
+        self.hold_lease();
     }
 
     /// Drops what rules hide of the source entries from position `from` on, gets the metadata of the others, counts them, and
@@ -172,6 +177,9 @@ impl Part {
                     files += 1;
                     if let Some(meta) = entry.meta(0) {
                         bytes += meta.size;
+                        if shard.shared.options.mode != Mode::DeleteOnly {
+                            tally.sizes.add(meta.size);
+                        }
                         file_size_max = meta.size.max(file_size_max);
                     }
                 }
