@@ -1,6 +1,7 @@
 //! The command line: what was typed. What it means is decided in `config.rs`.
 
 mod filter;
+mod tuning;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use filter::{RuleArg, RuleArgs};
+pub use tuning::TuningArgs;
 
 /// Make a destination tree equal a source tree, at the speed of the hardware.
 #[derive(Debug, Parser)]
@@ -29,6 +31,9 @@ pub enum Command {
     /// Tell what this machine and the file systems of SRC and DST can do, and what to change
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
+    /// Print every tuning setting that would hold for a run from SRC to DST, and where it comes from
+    #[command(after_help = CONFIG_HELP)]
+    Config(Box<ConfigArgs>),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (view it with `ringsync man | man -l -`)
@@ -44,6 +49,24 @@ The same command run again continues where an interrupted one stopped.";
 const DOCTOR_HELP: &str = "\
 SRC is only looked at. DST is tried out inside a directory of its own, .ringsync-doctor-*, which is removed again.
 Exit codes: 0 ringsync can run here, 3 SRC or DST cannot be used, 23 the machine lacks something essential.";
+
+const CONFIG_HELP: &str = "\
+Stronger sources win: options, then RINGSYNC_* variables, then the configuration file, then what is derived from machine
+and file systems. The file is the one of --config or RINGSYNC_CONFIG, else ringsync/config.toml below XDG_CONFIG_HOME (or
+~/.config) if there is one. Its keys are the names of the options: `max-memory = \"8G\"`.";
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// A directory to copy from: its file system counts
+    pub src: Option<PathBuf>,
+    /// A directory to copy to
+    pub dst: Option<PathBuf>,
+    /// All settings as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+}
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -127,7 +150,7 @@ pub struct SyncArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub tuning: TuningArgs,
 }
 
 #[derive(Debug, Args)]
@@ -148,7 +171,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub tuning: TuningArgs,
 }
 
 #[derive(Debug, Args)]
@@ -166,7 +189,7 @@ pub struct ScanArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub tuning: TuningArgs,
 }
 
 /// What counts as different and what is carried.
@@ -287,7 +310,16 @@ pub struct ReportArgs {
     /// Progress on standard error: `auto` is a bar on a terminal and nothing elsewhere
     #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
     pub progress: ProgressArg,
-    /// Append changes, errors and the summary to FILE
+    /// Show the run on the whole screen: rates, limits, latencies, errors; `q` leaves the view and not the run
+    #[arg(long, conflicts_with_all = ["progress", "quiet"])]
+    pub dashboard: bool,
+    /// Serve Prometheus metrics at http://ADDR/metrics; a port alone is one of 127.0.0.1, and 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
+    /// Write a page with plots of the whole run to FILE.html when it is over
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Append changes, errors, the summary, and how the run goes to FILE; see also --log-format
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
 }
@@ -303,21 +335,6 @@ pub struct LimitArgs {
     /// for ever
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     pub timeout: f64,
-}
-
-/// How the machine is used.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Engine")]
-pub struct EngineArgs {
-    /// How system calls are made: inline on each core, through io_uring, or as each filesystem's latency suggests
-    #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
-    pub io_engine: EngineArg,
-    /// Operations in flight on each core's ring, 1 to 4096
-    #[arg(long, value_name = "NUM", default_value_t = 256)]
-    pub io_depth: u32,
-    /// How many cores to use, or which: `2`, `0,2`, `0-3,8` [default: all that this process may use]
-    #[arg(long, value_name = "NUM|LIST")]
-    pub cores: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -341,14 +358,6 @@ pub enum ReflinkArg {
     Auto,
     Always,
     Never,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum EngineArg {
-    #[default]
-    Auto,
-    Ring,
-    Inline,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

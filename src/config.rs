@@ -2,25 +2,33 @@
 //! what is allowed.
 
 mod filter;
+mod layers;
+mod parse;
+mod settings;
+mod show;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{
-    CheckArgs, CompareArgs, EngineArg, EngineArgs, FsyncArg, LimitArgs, ProgressArg, ReflinkArg,
-    ReportArgs, ScanArgs, SyncArgs, WriteModeArg,
+    CheckArgs, CompareArgs, ConfigArgs, FsyncArg, LimitArgs, ProgressArg, ReflinkArg, ReportArgs,
+    ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
 };
-use crate::io::EngineChoice;
-use crate::io::ring::DEPTH_MAX;
 use crate::model::path::escape;
 use crate::model::{Carried, Policy, Symlinks};
+use crate::monitor::listen;
 use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::backup::BackupJob;
 use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
 use crate::transfer::{Fsync, Reflink, WriteMode};
+use layers::Layers;
+pub use settings::LogFormat;
+use settings::Settings;
 
 /// A job and how to tell about it.
 #[derive(Debug)]
@@ -34,6 +42,13 @@ pub struct Config {
     /// All counters at the end.
     pub stats: bool,
     pub log_file: Option<PathBuf>,
+    pub log_format: LogFormat,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// The file that gets a page about the run.
+    pub page: Option<PathBuf>,
+    /// Each setting: its name, its value, where that comes from.
+    pub settings: Vec<[String; 3]>,
 }
 
 impl Config {
@@ -41,7 +56,7 @@ impl Config {
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_sync(args: SyncArgs) -> Result<Self, String> {
         let chosen = filter::choose(&args.rules, &args.select, &args.src, &args.dst)?;
-        let base = base_job(Task::Sync, args.src, Some(args.dst), &args.engine)?;
+        let (base, settings) = base_job(Task::Sync, args.src, Some(args.dst), &args.tuning)?;
         let delete = args.delete || args.select.delete_excluded;
         let delete = match (args.delete_after, delete) {
             (true, _) => Delete::After,
@@ -94,14 +109,14 @@ impl Config {
             trust_holes: !args.ignore_holes,
             ..base
         };
-        Self::with_report(job, args.report, &args.limits, Detail::None)
+        Self::with_report(job, args.report, &args.limits, &settings, Detail::None)
     }
 
     /// # Errors
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_check(args: CheckArgs) -> Result<Self, String> {
         let chosen = filter::choose(&args.rules, &args.select, &args.src, &args.dst)?;
-        let base = base_job(Task::Check, args.src, Some(args.dst), &args.engine)?;
+        let (base, settings) = base_job(Task::Check, args.src, Some(args.dst), &args.tuning)?;
         let job = Job {
             policy: Policy {
                 size_min: chosen.size_min,
@@ -116,30 +131,39 @@ impl Config {
             dry_run: true,
             ..base
         };
-        Self::with_report(job, args.report, &args.limits, Detail::Itemized)
+        Self::with_report(job, args.report, &args.limits, &settings, Detail::Itemized)
     }
 
     /// # Errors
     /// A sentence that says what is wrong and what is allowed.
     pub fn for_scan(args: ScanArgs) -> Result<Self, String> {
         let filter = filter::rules_only(&args.rules, &args.path)?;
-        let base = base_job(Task::Scan, args.path, None, &args.engine)?;
+        let (base, settings) = base_job(Task::Scan, args.path, None, &args.tuning)?;
         let job = Job {
             filter,
             one_file_system: args.one_file_system,
             ..base
         };
-        Self::with_report(job, args.report, &args.limits, Detail::None)
+        Self::with_report(job, args.report, &args.limits, &settings, Detail::None)
     }
 
     fn with_report(
         job: Job,
         args: ReportArgs,
         limits: &LimitArgs,
+        settings: &Settings,
         detail: Detail,
     ) -> Result<Self, String> {
+        let is_seen = !args.dashboard || !std::io::stdout().is_terminal();
+        if !is_seen && (args.json || args.itemize_changes || args.verbose) {
+            return Err(String::from(
+                "--dashboard takes the terminal: send standard output elsewhere, or leave out --json, -i and -v",
+            ));
+        }
+        let metrics = args.metrics_listen.as_deref().map(listen::parse_address);
         let detail = match (args.quiet, args.itemize_changes, args.verbose) {
             (true, ..) => Detail::None,
+            _ if !is_seen => Detail::None,
             (_, true, _) => Detail::Itemized,
             (_, _, true) if detail == Detail::None => Detail::Names,
             _ => detail,
@@ -159,10 +183,15 @@ impl Config {
                 json: args.json,
                 numeric_ids: args.numeric_ids,
                 progress,
+                dashboard: args.dashboard,
             },
+            metrics: metrics.transpose()?,
+            page: args.report,
+            settings: settings.described(),
             quiet: args.quiet,
             stats: args.stats,
             log_file: args.log_file,
+            log_format: settings.log_format,
         })
     }
 }
@@ -187,32 +216,52 @@ fn watch_limits(args: &LimitArgs) -> Result<WatchLimits, String> {
     })
 }
 
+/// `ringsync config`: the settings that would hold, in words or as JSON.
+///
+/// # Errors
+/// A sentence that says what is wrong and what is allowed.
+pub fn describe(args: &ConfigArgs) -> Result<String, String> {
+    let places: Vec<&Path> = args
+        .src
+        .iter()
+        .chain(&args.dst)
+        .map(AsRef::as_ref)
+        .collect();
+    let settings = settings(&args.tuning, &places)?;
+    Ok(if args.json {
+        show::json(&settings.rows)
+    } else {
+        show::words(&settings.rows)
+    })
+}
+
+fn settings(args: &TuningArgs, places: &[&Path]) -> Result<Settings, String> {
+    let environment = |name: &str| std::env::var_os(name);
+    Settings::resolve(&Layers::gather(args, &environment)?, places)
+}
+
 fn base_job(
     task: Task,
     source: PathBuf,
     dest: Option<PathBuf>,
-    engine: &EngineArgs,
-) -> Result<Job, String> {
-    if !(1..=DEPTH_MAX).contains(&engine.io_depth) {
-        let depth = engine.io_depth;
-        return Err(format!(
-            "--io-depth {depth} is out of range: 1 to {DEPTH_MAX}"
-        ));
-    }
-    let cpus = choose_cpus(engine.cores.as_deref(), &limits::allowed_cpus())?;
-    Ok(Job {
-        engine: match engine.io_engine {
-            EngineArg::Auto => EngineChoice::Auto,
-            EngineArg::Ring => EngineChoice::Ring,
-            EngineArg::Inline => EngineChoice::Inline,
-        },
-        io_depth: engine.io_depth,
+    tuning: &TuningArgs,
+) -> Result<(Job, Settings), String> {
+    let places: Vec<&Path> = [Some(&source), dest.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(AsRef::as_ref)
+        .collect();
+    let settings = settings(tuning, &places)?;
+    let job = Job {
+        engine: settings.engine,
+        tuning: settings.tuning,
         descriptors_max: limits::raise_descriptor_limit(),
         privileged: limits::is_privileged(),
         own_ids: limits::own_ids(),
         umask: limits::clear_umask(),
-        ..Job::archive(task, source, dest, cpus)
-    })
+        ..Job::archive(task, source, dest, settings.cpus.clone())
+    };
+    Ok((job, settings))
 }
 
 fn write_mode(mode: Option<WriteModeArg>, inplace: bool) -> Result<WriteMode, String> {
@@ -297,47 +346,6 @@ fn symlinks(args: &CompareArgs) -> Symlinks {
     }
 }
 
-/// `--cores`: a count of the allowed CPUs, or a list of some of them.
-fn choose_cpus(cores: Option<&str>, allowed: &[usize]) -> Result<Vec<usize>, String> {
-    let Some(cores) = cores else {
-        return Ok(allowed.to_vec());
-    };
-    let is_list = cores.contains([',', '-']);
-    if !is_list {
-        return match cores.trim().parse::<usize>() {
-            Ok(count) if (1..=allowed.len()).contains(&count) => Ok(allowed[..count].to_vec()),
-            _ => Err(format!(
-                "--cores {cores} is out of range: 1 to {}, or a list of CPUs such as 0,2-5",
-                allowed.len()
-            )),
-        };
-    }
-    let mut chosen = Vec::new();
-    for part in cores.split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let range = match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
-            (Ok(first), Ok(last)) if first <= last => first..=last,
-            _ => {
-                return Err(format!(
-                    "--cores {cores}: '{part}' is neither a CPU nor a range of CPUs"
-                ));
-            }
-        };
-        if let Some(cpu) = range.clone().find(|cpu| !allowed.contains(cpu)) {
-            return Err(format!(
-                "--cores {cores}: this process may not use CPU {cpu}; it may use {allowed:?}"
-            ));
-        }
-        chosen.extend(range);
-    }
-    chosen.sort_unstable();
-    chosen.dedup();
-    if chosen.is_empty() {
-        return Err(format!("--cores {cores} names no CPU"));
-    }
-    Ok(chosen)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,27 +383,5 @@ mod tests {
         let direct = Some(WriteModeArg::Direct);
         assert_eq!(write_mode(direct, true).unwrap(), WriteMode::InPlace);
         assert!(write_mode(Some(WriteModeArg::Atomic), true).is_err());
-    }
-
-    #[test]
-    fn cores_by_count_and_by_list() {
-        let allowed = [0, 2, 4, 5, 6];
-        let choose = |cores| choose_cpus(Some(cores), &allowed);
-        assert_eq!(choose_cpus(None, &allowed).unwrap(), allowed);
-        assert_eq!(choose("2").unwrap(), [0, 2]);
-        assert_eq!(choose("6,4-5,5").unwrap(), [4, 5, 6]);
-        for refused in [
-            "0",
-            "6",
-            "x",
-            "1,2",
-            "5-4",
-            "0-2",
-            ",",
-            "-1",
-            "1000000000000",
-        ] {
-            assert!(choose(refused).is_err(), "{refused}");
-        }
     }
 }

@@ -7,25 +7,36 @@ use std::path::{Path, PathBuf};
 
 /// What each room may use. A room that is missing here fails the test, so a new one is placed on purpose.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("main", &["cli", "config", "doctor", "io", "report", "run"]),
-    ("doctor", &["error", "io", "model", "report", "run"]),
+    ("main", &["cli", "config", "doctor", "report", "session"]),
+    (
+        "session",
+        &["config", "io", "model", "monitor", "report", "run"],
+    ),
+    (
+        "doctor",
+        &["detect", "error", "io", "model", "report", "run"],
+    ),
+    ("detect", &[]),
     ("cli", &[]),
     (
         "config",
-        &["cli", "io", "model", "report", "run", "transfer"],
+        &[
+            "cli", "control", "detect", "io", "model", "monitor", "report", "run", "transfer",
+        ],
     ),
     (
         "run",
         &[
-            "control", "error", "io", "model", "shard", "throttle", "transfer",
+            "control", "error", "io", "model", "monitor", "shard", "throttle", "transfer",
         ],
     ),
     // The summary reads how a run ended; it starts nothing.
-    ("report", &["error", "model", "run", "throttle"]),
-    ("shard", &["error", "io", "model", "throttle"]),
+    ("report", &["error", "model", "monitor", "run", "throttle"]),
+    ("monitor", &["control", "error", "model", "throttle"]),
+    ("shard", &["control", "error", "io", "model", "throttle"]),
     ("transfer", &["error", "io", "model", "throttle"]),
     ("io", &["control", "error", "model"]),
-    ("throttle", &[]),
+    ("throttle", &["control"]),
     ("control", &[]),
     ("model", &["error"]),
     // `escape`, for messages: the one place where the two lowest rooms need each other.

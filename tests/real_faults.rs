@@ -18,6 +18,8 @@ under_each_engine!(
     the_destination_fails,
     calls_that_say_again_are_repeated,
     stale_files_are_looked_up_again,
+    what_may_pass_is_tried_again,
+    what_does_not_pass_ends_in_errors,
     short_counts_give_exact_copies,
     names_listed_twice_are_handled_once,
     names_left_out_keep_their_copies,
@@ -415,6 +417,44 @@ fn calls_that_say_again_are_repeated(engine: &str) {
                 assert_equal_trees(&scene.src[1], &scene.dst[1]);
             }
         }
+    }
+}
+
+/// Failures that end after some attempts cost nothing but the pauses, which are counted.
+fn what_may_pass_is_tried_again(engine: &str) {
+    let Some(fs) = FaultFs::new() else { return };
+    for (faulty, calls, at) in [
+        (Faulty::Source, &[Call::Open][..], "bad/victim"),
+        (Faulty::Source, &[Call::OpenDir], "bad"),
+        (Faulty::Dest, &[Call::Create], "bad/*"),
+        (Faulty::Dest, &[Call::Rename], "bad/*"),
+    ] {
+        for errno in [Errno::ETIMEDOUT, Errno::ENOMEM, Errno::ENFILE] {
+            let scene = Scene::new(&fs, faulty);
+            let rule = scene.rule(calls, at, Effect::Fail(errno));
+            fs.faults().inject(rule.times(2));
+            let outcome = scene.run(engine, &["--delete", "--json"]);
+            let what = format!("{faulty:?} {calls:?} {errno:?}\n{}", outcome.describe());
+            assert_eq!(outcome.code(), Some(0), "{what}");
+            assert!(outcome.count("retries") >= 1, "{what}");
+            assert_equal_trees(&scene.src[1], &scene.dst[1]);
+            scene.fs.faults().clear();
+        }
+    }
+}
+
+/// A failure that stays is told once, after its attempts, and with none left in the budget at once.
+fn what_does_not_pass_ends_in_errors(engine: &str) {
+    let Some(fs) = FaultFs::new() else { return };
+    for (budget, repeated) in [("10000", 5), ("3", 3), ("0", 0)] {
+        let scene = Scene::new(&fs, Faulty::Source);
+        let rule = scene.rule(&[Call::Open], "bad/victim", Effect::Fail(Errno::ENOMEM));
+        fs.faults().inject(rule);
+        let outcome = scene.run(engine, &["--delete", "--json", "--retries", budget]);
+        outcome.exits(23);
+        assert_eq!(outcome.count("retries"), repeated, "{}", outcome.describe());
+        assert_eq!(outcome.count("errors"), 1, "{}", outcome.describe());
+        scene.repairs(engine, &["--delete"]);
     }
 }
 

@@ -1,15 +1,20 @@
 //! Tells users what happens: errors, itemized changes, progress, the summary and the exit code. One thread owns the
 //! terminal; shards send to it.
 
+pub mod dashboard;
+pub mod errors;
+pub mod figures;
 mod itemize;
 mod names;
+pub mod page;
 mod progress;
+mod screen;
 pub mod summary;
 
-use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,11 +22,16 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::{Cause, Class, Error};
 use crate::model::path::escape;
-use crate::model::tally::Totals;
+use crate::model::tally::{ErrorTally, Totals};
 use crate::model::{Attrs, Item, Sink, Tally, What};
+use crate::monitor::Board;
+use crate::throttle::Cancel;
+use dashboard::{Dashboard, Title};
+use errors::{ErrorBook, ErrorGroup, Telling};
 use names::Names;
-use progress::Progress;
+use screen::Screen;
 
+pub use crate::model::tally::ErrorCounts;
 pub use progress::ProgressStyle;
 
 /// Reports that may wait for the terminal. Beyond it items wait and errors are only counted and logged.
@@ -49,48 +59,8 @@ pub struct ReportOptions {
     /// Users and groups by number, not by name.
     pub numeric_ids: bool,
     pub progress: ProgressStyle,
-}
-
-/// Errors by class, exact even when the channel was full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ErrorCounts {
-    /// Told, and no failure.
-    pub warnings: u64,
-    pub vanished: u64,
-    pub entry: u64,
-    pub fatal: u64,
-    /// Errors that were counted and not printed, because they came faster than the terminal took them.
-    pub unprinted: u64,
-}
-
-impl ErrorCounts {
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.vanished + self.entry + self.fatal
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    warnings: AtomicU64,
-    vanished: AtomicU64,
-    entry: AtomicU64,
-    fatal: AtomicU64,
-    unprinted: AtomicU64,
-    /// Shards that wait for the terminal now.
-    waiting: AtomicU64,
-}
-
-impl Counters {
-    fn read(&self) -> ErrorCounts {
-        ErrorCounts {
-            warnings: self.warnings.load(Relaxed),
-            vanished: self.vanished.load(Relaxed),
-            entry: self.entry.load(Relaxed),
-            fatal: self.fatal.load(Relaxed),
-            unprinted: self.unprinted.load(Relaxed),
-        }
-    }
+    /// The whole screen instead of progress, until it is left.
+    pub dashboard: bool,
 }
 
 enum Report {
@@ -99,28 +69,35 @@ enum Report {
     End,
 }
 
+/// All errors of a run that is over.
+#[derive(Clone, Debug, Default)]
+pub struct Errors {
+    pub counts: ErrorCounts,
+    /// By kind. What came faster than it could be told may be in the counts, and in the log, alone.
+    pub groups: Vec<ErrorGroup>,
+}
+
 /// The sink that shards report to.
 struct ChannelSink {
     sender: SyncSender<Report>,
-    counters: Arc<Counters>,
+    counters: Arc<ErrorTally>,
+    book: Arc<Mutex<ErrorBook>>,
     wants_items: bool,
 }
 
 impl Sink for ChannelSink {
     fn error(&self, error: Error) {
-        let counter = match error.class() {
-            Class::Warning => &self.counters.warnings,
-            Class::Vanished => &self.counters.vanished,
-            Class::Entry => &self.counters.entry,
-            Class::Fatal => &self.counters.fatal,
-        };
-        counter.fetch_add(1, Relaxed);
+        self.counters.of(error.class()).fetch_add(1, Relaxed);
         match self.sender.try_send(Report::Error(error)) {
             Ok(()) => {}
             Err(TrySendError::Full(report) | TrySendError::Disconnected(report)) => {
                 self.counters.unprinted.fetch_add(1, Relaxed);
                 if let Report::Error(error) = report {
                     tracing::error!("{error}");
+                    // Whoever has the book now is not waited for.
+                    if let Ok(mut book) = self.book.try_lock() {
+                        book.note(&error);
+                    }
                 }
             }
         }
@@ -142,33 +119,61 @@ impl Sink for ChannelSink {
     }
 }
 
+/// What a reporter looks at while a run lasts.
+pub struct View {
+    pub tallies: Arc<[CachePadded<Tally>]>,
+    /// What the sampler knows.
+    pub board: Arc<Board>,
+    /// Set when somebody asked for a snapshot (SIGUSR1); it is printed and the flag cleared.
+    pub snapshot_wanted: Arc<AtomicBool>,
+    /// Tells when the run is to end.
+    pub cancel: Arc<Cancel>,
+    /// What the run is.
+    pub title: Title,
+}
+
+fn lock(book: &Mutex<ErrorBook>) -> MutexGuard<'_, ErrorBook> {
+    // Each change is one call, so a panic elsewhere does not spoil it.
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The reporting thread of a run.
 pub struct Reporter {
     sender: SyncSender<Report>,
-    counters: Arc<Counters>,
+    counters: Arc<ErrorTally>,
+    book: Arc<Mutex<ErrorBook>>,
     wants_items: bool,
     thread: JoinHandle<()>,
 }
 
 impl Reporter {
-    #[must_use]
-    pub fn start(options: ReportOptions, tallies: Arc<[CachePadded<Tally>]>) -> Self {
+    /// # Errors
+    /// When the dashboard is wanted and there is no terminal for it.
+    pub fn start(options: ReportOptions, view: View) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(REPORTS_MAX);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(ErrorTally::default());
+        let book = Arc::<Mutex<ErrorBook>>::default();
+        let dashboard = if options.dashboard {
+            Some(Dashboard::start(view.board.clone(), view.title.clone())?)
+        } else {
+            None
+        };
         let consumer = Consumer {
+            screen: Screen::new(dashboard, options.progress),
             options,
-            tallies,
+            view,
             counters: counters.clone(),
-            progress: Progress::new(options.progress),
+            book: book.clone(),
             names: Names::default(),
         };
         let thread = std::thread::spawn(move || consumer.run(&receiver));
-        Self {
+        Ok(Self {
             sender,
             counters,
+            book,
             wants_items: options.detail != Detail::None,
             thread,
-        }
+        })
     }
 
     #[must_use]
@@ -176,6 +181,7 @@ impl Reporter {
         Arc::new(ChannelSink {
             sender: self.sender.clone(),
             counters: self.counters.clone(),
+            book: self.book.clone(),
             wants_items: self.wants_items,
         })
     }
@@ -186,23 +192,34 @@ impl Reporter {
         move || counters.waiting.load(Relaxed) > 0
     }
 
+    /// The counts of errors, for whoever shows them besides.
+    #[must_use]
+    pub fn errors(&self) -> Arc<ErrorTally> {
+        self.counters.clone()
+    }
+
     /// Prints what still waits, and ends the thread.
     #[must_use]
-    pub fn finish(self) -> ErrorCounts {
+    pub fn finish(self) -> Errors {
         // Fails only when the thread is gone already; then there is nothing to end.
         let _ = self.sender.send(Report::End);
         if self.thread.join().is_err() {
             tracing::error!("the reporting thread panicked");
         }
-        self.counters.read()
+        let book = lock(&self.book);
+        Errors {
+            counts: self.counters.read(),
+            groups: book.groups(),
+        }
     }
 }
 
 struct Consumer {
     options: ReportOptions,
-    tallies: Arc<[CachePadded<Tally>]>,
-    counters: Arc<Counters>,
-    progress: Progress,
+    view: View,
+    counters: Arc<ErrorTally>,
+    book: Arc<Mutex<ErrorBook>>,
+    screen: Screen,
     names: Names,
 }
 
@@ -220,24 +237,43 @@ impl Consumer {
             }
             if Instant::now() >= tick_at {
                 flush(&mut stdout);
-                let totals = Totals::sum(self.tallies.iter().map(|tally| &**tally));
-                self.progress.show(&totals, self.counters.read().total());
+                self.tick();
                 tick_at = Instant::now() + TICK;
             }
         }
         flush(&mut stdout);
-        self.progress.clear();
+        self.screen.clear();
     }
 
-    fn error(&self, stdout: &mut impl Write, error: &Error) {
+    fn tick(&mut self) {
+        let totals = Totals::sum(self.view.tallies.iter().map(|tally| &**tally));
+        let errors = self.counters.read().total();
+        let groups = || lock(&self.book).groups();
+        let is_ending = self.view.cancel.is_set();
+        self.screen.show(&totals, errors, groups, is_ending);
+        if self.view.snapshot_wanted.swap(false, Relaxed) {
+            self.screen.say(figures::words(&self.view.board.latest()));
+        }
+    }
+
+    fn error(&mut self, stdout: &mut impl Write, error: &Error) {
         tracing::error!("{error}");
         let class = error.class();
         let prefix = match class {
             Class::Warning | Class::Vanished => "warning: ",
             Class::Entry | Class::Fatal => "",
         };
-        self.progress
-            .above(|| say(&format!("ringsync: {prefix}{error}")));
+        let telling = lock(&self.book).note(error);
+        if telling != Telling::Counted {
+            self.screen.say(format!("ringsync: {prefix}{error}"));
+        }
+        if telling == Telling::WholeAndLast {
+            let (verb, side) = (error.op.verb(), error.side.name());
+            self.screen.say(format!(
+                "ringsync: more errors of this kind are counted only: cannot {verb} {side}: {}",
+                error.cause
+            ));
+        }
         if self.options.json {
             let errno = match &error.cause {
                 Cause::Errno(errno) => Some(format!("{errno:?}")),
@@ -302,7 +338,7 @@ impl Consumer {
     }
 
     fn line(&self, stdout: &mut impl Write, line: &str) {
-        self.progress.above(|| {
+        self.screen.above(|| {
             if writeln!(stdout, "{line}").is_err() {
                 // The reader has gone; the sync goes on without it.
                 tracing::debug!("standard output is closed");

@@ -2,9 +2,16 @@
 
 use indicatif::{HumanBytes, HumanCount};
 
-use super::ErrorCounts;
+use super::errors::ErrorGroup;
+use super::{ErrorCounts, Errors, figures};
+use crate::monitor::Snapshot;
 use crate::run::{Outcome, Task};
 use crate::throttle::Reason;
+
+/// Kinds of errors that the summary lists.
+const GROUPS_TOLD_MAX: usize = 10;
+/// From so many errors on it lists their kinds.
+const GROUPED_FROM: u64 = 20;
 
 /// Exit codes; rsync's where it has one.
 pub mod exit {
@@ -44,7 +51,14 @@ pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
 
 /// The summary as one JSON object.
 #[must_use]
-pub fn json(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) -> String {
+pub fn json(
+    task: Task,
+    dry_run: bool,
+    outcome: &Outcome,
+    errors: &Errors,
+    last: &Snapshot,
+) -> String {
+    let (groups, errors) = (&errors.groups, &errors.counts);
     let seconds = outcome.elapsed.as_secs_f64();
     let mut object = serde_json::json!({
         "event": "summary",
@@ -58,18 +72,31 @@ pub fn json(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) 
         "exit_code": exit_code(task, outcome, errors),
         "depth_max": outcome.depth_max,
         "file_size_max": outcome.file_size_max,
+        "error_groups": groups.iter().map(group).collect::<Vec<_>>(),
     });
     if let (Some(object), Ok(serde_json::Value::Object(totals))) =
         (object.as_object_mut(), serde_json::to_value(outcome.totals))
     {
         object.extend(totals);
+        object.extend(figures::json(last));
     }
     object.to_string()
 }
 
+fn group(group: &ErrorGroup) -> serde_json::Value {
+    serde_json::json!({
+        "class": group.class.name(),
+        "operation": group.op.verb(),
+        "side": group.side.name(),
+        "cause": group.cause,
+        "count": group.count,
+        "paths": group.paths,
+    })
+}
+
 /// The summary in words.
 #[must_use]
-pub fn words(task: Task, dry_run: bool, outcome: &Outcome, errors: &ErrorCounts) -> String {
+pub fn words(task: Task, dry_run: bool, outcome: &Outcome, errors: &Errors) -> String {
     let totals = &outcome.totals;
     let seconds = outcome.elapsed.as_secs_f64();
     let found = format!(
@@ -145,8 +172,18 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
 
 /// What went wrong, a sentence each: the part of the summary that `--quiet` keeps, on standard error.
 #[must_use]
-pub fn troubles(outcome: &Outcome, errors: &ErrorCounts) -> Vec<String> {
-    let mut lines = Vec::new();
+pub fn troubles(outcome: &Outcome, errors: &Errors) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    // A few errors are still in sight; of many, the kinds are.
+    if errors.counts.total() + errors.counts.warnings > GROUPED_FROM {
+        let groups = errors.groups.iter().take(GROUPS_TOLD_MAX);
+        lines.extend(groups.map(|group| format!("  {}", group.words())));
+        let rest = errors.groups.len().saturating_sub(GROUPS_TOLD_MAX);
+        if rest > 0 {
+            lines.push(format!("  and {rest} more kinds of errors"));
+        }
+    }
+    let errors = &errors.counts;
     let failed = errors.entry + errors.fatal;
     if failed > 0 {
         lines.push(format!(
