@@ -26,10 +26,10 @@ impl Zone {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Underutilised => "underutilised",
-            Self::Optimal => "optimal",
-            Self::Saturated => "saturated",
-            Self::OverSaturated => "over-saturated",
+            Self::Underutilised => "UNDERUTILIZED",
+            Self::Optimal => "OPTIMAL",
+            Self::Saturated => "SATURATED",
+            Self::OverSaturated => "OVER-SATURATED",
         }
     }
 
