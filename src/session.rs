@@ -105,7 +105,7 @@ impl Session {
             })?;
         }
         probe::check_io_uring().map_err(|message| refuse(exit::FILE_IO, message))?;
-        let signals = catch_signals()
+        let signals = catch_signals(config.report.dashboard)
             .map_err(|error| refuse(exit::FILE_IO, format!("cannot catch signals: {error}")))?;
         let board = Arc::<Board>::default();
         let metrics = match config.metrics {
@@ -223,8 +223,6 @@ impl Session {
 /// Ends the process although the run has not ended: something in it hangs (a network filesystem whose server is gone).
 /// Like a kill, it leaves what the next run repairs.
 fn give_up(waiting: &[String], unread: bool) {
-    /// What hangs may also be whoever reads our messages.
-    const TELL_MAX: Duration = Duration::from_secs(1);
     let reason = if unread {
         // Operations that are under way too wait for the shard, which waits for the reader.
         String::from(" somebody to read the output")
@@ -234,15 +232,24 @@ fn give_up(waiting: &[String], unread: bool) {
     let words = format!(
         "gave up: nothing was completed for --timeout seconds, and again while ending; waiting for:{reason}"
     );
-    let (told, is_told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let last_words = move || {
         restore_terminal();
         tracing::error!("{words}");
         say(&format!("ringsync: {words}"));
+    };
+    exit_after(last_words, exit::TIMEOUT);
+}
+
+/// Ends the process at once, or nearly: what hangs may also be whoever reads our last words.
+fn exit_after(last_words: impl FnOnce() + Send + 'static, code: u8) -> ! {
+    const TELL_MAX: Duration = Duration::from_secs(1);
+    let (told, is_told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        last_words();
         told.send(())
     });
     let _ = is_told.recv_timeout(TELL_MAX);
-    signal_hook::low_level::exit(i32::from(exit::TIMEOUT));
+    signal_hook::low_level::exit(i32::from(code))
 }
 
 /// What signals asked for.
@@ -254,18 +261,30 @@ struct Signals {
 }
 
 /// The first signal to end lets what is in flight end; the second ends the process at once. One that is ignored (`nohup`)
-/// stays ignored.
-fn catch_signals() -> std::io::Result<Signals> {
+/// stays ignored. Where a `dashboard` has the terminal, a thread handles them: it can give the terminal back.
+fn catch_signals(dashboard: bool) -> std::io::Result<Signals> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let interrupted = Arc::new(AtomicBool::new(false));
     let ignored = limits::ignored_signals();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        if ignored >> (signal - 1) & 1 == 1 {
-            continue;
-        }
+    let wanted = [SIGINT, SIGTERM, SIGHUP]
+        .into_iter()
+        .filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    if dashboard {
+        let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+        let interrupted = interrupted.clone();
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                if interrupted.swap(true, SeqCst) {
+                    exit_after(restore_terminal, exit::INTERRUPTED);
+                }
+            }
+        });
+    } else {
         let code = i32::from(exit::INTERRUPTED);
-        signal_hook::flag::register_conditional_shutdown(signal, code, interrupted.clone())?;
-        signal_hook::flag::register(signal, interrupted.clone())?;
+        for signal in wanted {
+            signal_hook::flag::register_conditional_shutdown(signal, code, interrupted.clone())?;
+            signal_hook::flag::register(signal, interrupted.clone())?;
+        }
     }
     let snapshot_wanted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGUSR1, snapshot_wanted.clone())?;

@@ -24,7 +24,7 @@ impl Screen {
         }
     }
 
-    /// Shows how things stand. A run that is told to end gets the usual terminal back: a second ^C would leave it as it is.
+    /// Shows how things stand.
     pub(super) fn show(
         &mut self,
         totals: &Totals,
@@ -35,7 +35,7 @@ impl Screen {
         let Some(dashboard) = &mut self.dashboard else {
             return self.progress.show(totals, errors);
         };
-        if is_ending || dashboard.show(&groups(), false) == Stay::Left {
+        if dashboard.show(&groups(), is_ending) == Stay::Left {
             self.leave();
         }
     }

@@ -81,8 +81,8 @@ impl Look {
     }
 
     /// Names of figures.
-    pub(super) fn label(self) -> Style {
-        self.coloured(Color::DarkGray)
+    pub(super) fn label() -> Style {
+        Style::new()
     }
 
     /// Figures.

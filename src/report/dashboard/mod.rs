@@ -107,7 +107,10 @@ impl Dashboard {
         let Some(screen) = &mut self.screen else {
             return Ok(Stay::Left);
         };
-        let mut is_asked = screen.is_resized()?;
+        if !screen.is_here()? {
+            return Ok(Stay::Shown);
+        }
+        let mut is_asked = false;
         for key in self.keys.read(screen.keys()?) {
             is_asked = true;
             match key {
@@ -124,7 +127,8 @@ impl Dashboard {
             }
         }
         self.is_changed |= refresh(&mut self.view, &self.board, errors, ending);
-        if is_asked || (self.is_changed && self.drawn_at.elapsed() >= FRAME_INTERVAL) {
+        let is_due = self.is_changed && self.drawn_at.elapsed() >= FRAME_INTERVAL;
+        if is_asked || is_due || screen.is_blank() {
             screen.draw(|frame| draw(frame, &self.view))?;
             self.is_changed = false;
             self.drawn_at = Instant::now();

@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use ratatui::crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, Leave
 use ratatui::layout::Rect;
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
 use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize,
-    tcsetattr,
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp,
+    tcgetwinsize, tcsetattr,
 };
+use signal_hook::SigId;
 
 /// How the terminal was set before; absent while it is not taken.
 static MODE_BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
-/// Held while a frame is written, so that nothing of it comes after the terminal was given back.
+/// Held while a frame is written, so that nothing of it comes after the terminal was given back. Taken before the other.
 static WRITING: Mutex<()> = Mutex::new(());
 static PANIC_HOOK: Once = Once::new();
 
@@ -42,10 +44,11 @@ const NO_CHARACTER: u8 = 0;
 ///
 /// It waits half a second at most for a frame that is being written.
 pub fn restore_terminal() {
+    // First, so that whoever comes second returns when it is done.
+    let writing = wait_for_frame();
     let Some(mode) = locked(&MODE_BEFORE).take() else {
         return;
     };
-    let writing = wait_for_frame();
     if writing.is_some() {
         let mut bytes = Vec::new();
         // The clearing is for terminals that know no second screen. Writing to memory cannot fail.
@@ -60,7 +63,16 @@ pub fn restore_terminal() {
         // Fails when the terminal is gone; then there is nothing to give back.
         let _ = io::stderr().write_all(&bytes);
     }
-    let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &mode);
+    // In the background, setting it would stop the process; the shell has done so already.
+    if is_foreground().unwrap_or(false) {
+        let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &mode);
+    }
+}
+
+/// Whether the terminal is for us now, and not for the shell that has us in the background.
+fn is_foreground() -> io::Result<bool> {
+    let foreground = tcgetpgrp(io::stdin().as_fd())?;
+    Ok(foreground.as_raw_nonzero().get() == nix::unistd::getpgrp().as_raw())
 }
 
 fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
@@ -149,6 +161,12 @@ pub(super) struct Screen {
     bytes: Bytes,
     size: (u16, u16),
     terminal: Terminal<CrosstermBackend<Bytes>>,
+    /// Set when the process was stopped and goes on: the shell has used the terminal since.
+    continued: Arc<AtomicBool>,
+    continued_id: SigId,
+    is_blank: bool,
+    /// We are in the background, or were so at the last look.
+    is_away: bool,
     /// Room for keys that are read.
     keys: [u8; KEYS_MAX],
 }
@@ -169,6 +187,9 @@ impl Screen {
         }
         let size = size()?;
         restore_on_panic();
+        let bytes = Bytes::default();
+        let terminal = terminal(&bytes, size)?;
+        let continued = Arc::new(AtomicBool::new(false));
         {
             let mut before = locked(&MODE_BEFORE);
             if before.is_some() {
@@ -177,12 +198,23 @@ impl Screen {
             }
             *before = Some(tcgetattr(io::stdin().as_fd())?);
         }
-        let bytes = Bytes::default();
+        let signal = signal_hook::consts::SIGCONT;
+        let continued_id = match signal_hook::flag::register(signal, continued.clone()) {
+            Ok(id) => id,
+            Err(error) => {
+                restore_terminal();
+                return Err(error);
+            }
+        };
         // From here on, dropping it gives the terminal back.
         let mut screen = Self {
-            terminal: terminal(&bytes, size)?,
+            terminal,
             bytes,
             size,
+            continued,
+            continued_id,
+            is_blank: true,
+            is_away: false,
             keys: [0; KEYS_MAX],
         };
         screen.enter()?;
@@ -203,21 +235,36 @@ impl Screen {
         self.forget()
     }
 
+    /// Whether the terminal is for us: not while the shell has us in the background. When we are back, or when it has
+    /// another size than before, the screen is blank.
+    pub(super) fn is_here(&mut self) -> io::Result<bool> {
+        if !is_foreground()? {
+            self.is_away = true;
+            return Ok(false);
+        }
+        let was_continued = self.continued.swap(false, SeqCst);
+        if self.is_away || was_continued {
+            self.is_away = false;
+            self.enter()?;
+        }
+        let size = size()?;
+        if size != self.size {
+            self.size = size;
+            self.forget()?;
+        }
+        Ok(true)
+    }
+
     /// Clears the screen: the next frame is drawn in full.
     fn forget(&mut self) -> io::Result<()> {
+        self.is_blank = true;
         self.terminal = terminal(&self.bytes, self.size)?;
         queue!(self.bytes, Hide, Clear(ClearType::All))
     }
 
-    /// Whether the terminal has another size than before. The next frame has that one.
-    pub(super) fn is_resized(&mut self) -> io::Result<bool> {
-        let size = size()?;
-        if size == self.size {
-            return Ok(false);
-        }
-        self.size = size;
-        self.forget()?;
-        Ok(true)
+    /// Nothing is drawn since the screen was cleared.
+    pub(super) fn is_blank(&self) -> bool {
+        self.is_blank
     }
 
     /// The keys that were pressed since the last call, as bytes. Never waits.
@@ -236,6 +283,7 @@ impl Screen {
     }
 
     pub(super) fn draw(&mut self, render: impl FnOnce(&mut Frame)) -> io::Result<()> {
+        self.is_blank = false;
         self.terminal.draw(render)?;
         let bytes = std::mem::take(&mut *self.bytes.lock());
         write(&bytes)
@@ -244,6 +292,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.continued_id);
         restore_terminal();
     }
 }

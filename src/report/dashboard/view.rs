@@ -113,6 +113,8 @@ fn full(frame: &mut Frame, area: Rect, view: &View) {
 }
 
 fn medium(frame: &mut Frame, area: Rect, view: &View) {
+    /// The longest figures of a limit, and how often it engaged.
+    const LIMITS_WIDTH: u16 = 46;
     /// Lines from which the cores have room.
     const TALL: u16 = 30;
     let core_lines = if area.height >= TALL { 6 } else { 0 };
@@ -126,7 +128,8 @@ fn medium(frame: &mut Frame, area: Rect, view: &View) {
         Constraint::Length(1),
     ])
     .areas(area);
-    let [throttle_area, event_area] = halves(limits);
+    let [throttle_area, event_area] =
+        Layout::horizontal([Constraint::Length(LIMITS_WIDTH), Constraint::Fill(1)]).areas(limits);
     let [latency_area, error_area] = halves(body);
     header(frame, top, view);
     counters::draw(frame, count_area, view);
@@ -207,7 +210,7 @@ pub(super) fn footer(frame: &mut Frame, area: Rect, view: &View) {
     let style = if view.help {
         Look::figure()
     } else {
-        view.look.label()
+        Look::label()
     };
     frame.render_widget(Line::styled(cut(text, room), style), area);
 }

@@ -36,7 +36,7 @@ pub(super) fn count(number: u64) -> String {
 
 /// Such as `15.2K/s`.
 pub(super) fn rate(per_second: f64) -> String {
-    if per_second > 0.0 && per_second < 9.95 {
+    if (0.05..9.95).contains(&per_second) {
         format!("{per_second:.1}/s")
     } else {
         short(per_second) + "/s"

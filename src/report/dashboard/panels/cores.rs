@@ -10,7 +10,7 @@ use crate::report::dashboard::view::{View, boxed, lines};
 use crate::report::dashboard::words::{count, cut, float, rate};
 
 /// Cells of one core's bar and figures.
-const CELL_WIDTH_MIN: usize = 36;
+const CELL_WIDTH_MIN: usize = 38;
 const FIGURES_WIDTH: usize = 31;
 
 pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &View) {
@@ -71,7 +71,7 @@ fn cell(core: &Core, full: f64, cell_width: usize, view: &View) -> [Span<'static
         .meter(share(core.entries_per_second, full), meter_width);
     let name = format!("{:>NAME_WIDTH$} ", format!("c{}", core.cpu));
     [
-        Span::styled(cut(&name, cell_width), view.look.label()),
+        Span::styled(cut(&name, cell_width), Look::label()),
         Span::styled(meter, view.look.bar()),
         Span::styled(figures, Look::figure()),
     ]
@@ -114,7 +114,7 @@ fn together(cores: &[Core], width: usize, height: usize, view: &View) -> Vec<Lin
         if rows.len() > 1 && rows.len() + 1 + lines_of_signs.len() > height {
             break;
         }
-        rows.push(Line::styled(cut(&label, width), view.look.label()));
+        rows.push(Line::styled(cut(&label, width), Look::label()));
         rows.extend(lines_of_signs.map(|shares| {
             let signs = shares.iter().map(|share| view.look.level(*share));
             Line::styled(signs.collect::<String>(), view.look.bar())

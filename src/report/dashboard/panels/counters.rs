@@ -34,7 +34,6 @@ fn counters(view: &View) -> Vec<Counter> {
     };
     let amount = |label, number: u64| counter(label, vec![bytes(float(number))]);
     let bytes_copied = totals.bytes_copied.saturating_add(totals.bytes_cloned);
-    let data_rate = format!("{}/s", bytes(snapshot.bytes_per_second));
     let mut active = number("Active dirs", load.dirs_active);
     let of = format!(
         "{} of {}",
@@ -49,11 +48,11 @@ fn counters(view: &View) -> Vec<Counter> {
         number("Processed", totals.entries_found),
         number("Copied", totals.files_copied),
         amount("Data", bytes_copied),
-        counter("Rate", vec![data_rate]),
+        counter("Data/s", vec![bytes(snapshot.bytes_per_second)]),
         number("Deleted", totals.entries_deleted),
         number("Errors", snapshot.errors.total()),
         amount("Memory", load.rss),
-        number("For permit", load.permits_waiting),
+        number("Permit waits", load.permits_waiting),
         number("Warnings", snapshot.errors.warnings),
     ];
     if totals.entries_differing > 0 {
@@ -82,9 +81,7 @@ pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &V
     let rows = counters(view)
         .chunks(columns.into())
         .map(|row| {
-            let cells = row
-                .iter()
-                .flat_map(|counter| cell(counter, cell_width, view));
+            let cells = row.iter().flat_map(|counter| cell(counter, cell_width));
             cells.collect::<Line>()
         })
         .collect::<Vec<_>>();
@@ -92,13 +89,13 @@ pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &V
 }
 
 /// The name and the figure, and one cell at least until the next.
-fn cell(counter: &Counter, cell_width: usize, view: &View) -> [Span<'static>; 3] {
+fn cell(counter: &Counter, cell_width: usize) -> [Span<'static>; 3] {
     let room = cell_width.saturating_sub(1);
     let label = cut(&format!("{} ", counter.label), room);
     let value = fitting(&counter.values, room.saturating_sub(width(&label)));
     let rest = cell_width.saturating_sub(width(&label) + width(&value));
     [
-        Span::styled(label, view.look.label()),
+        Span::styled(label, Look::label()),
         Span::styled(value, counter.style),
         Span::raw(" ".repeat(rest)),
     ]

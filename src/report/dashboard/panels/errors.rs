@@ -36,7 +36,7 @@ pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &V
     let inside = boxed(frame, area, &title, view.look);
     let (line_width, height) = (usize::from(inside.width), usize::from(inside.height));
     if view.errors.is_empty() {
-        let line = Line::styled("none", view.look.label());
+        let line = Line::styled("none", Look::label());
         lines(frame, inside, [line]);
         return;
     }
@@ -67,7 +67,7 @@ fn two_lines(group: &ErrorGroup, line_width: usize, view: &View) -> [Line<'stati
     let path = cut_start(path, line_width.saturating_sub(label.len()));
     [
         Line::styled(cut(&head, line_width), style(group.class, view.look)),
-        Line::from_iter([Span::styled(label, view.look.label()), Span::raw(path)]),
+        Line::from_iter([Span::styled(label, Look::label()), Span::raw(path)]),
     ]
 }
 
@@ -102,7 +102,7 @@ fn one_line_each(
     let mut rows: Vec<Line> = rows.collect();
     if !all_fit {
         let text = format!("and {} other kinds", groups.len() - shown);
-        rows.push(Line::styled(cut(&text, line_width), view.look.label()));
+        rows.push(Line::styled(cut(&text, line_width), Look::label()));
     }
     rows
 }

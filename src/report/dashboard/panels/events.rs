@@ -19,7 +19,7 @@ pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &V
     };
     let inside = boxed(frame, area, &title, view.look);
     if view.history.events.is_empty() {
-        let line = Line::styled("none", view.look.label());
+        let line = Line::styled("none", Look::label());
         lines(frame, inside, [line]);
         return;
     }
@@ -56,7 +56,7 @@ fn row(event: &Event, line_width: u16, view: &View) -> Line<'static> {
         }
     };
     Line::from_iter([
-        Span::styled(at, view.look.label()),
+        Span::styled(at, Look::label()),
         Span::styled(cut(&text, room), style),
     ])
 }

@@ -98,9 +98,9 @@ pub(in crate::report::dashboard) fn tall(frame: &mut Frame, area: Rect, view: &V
         let values = sparkline(frame, graph, view, kind);
         let most = values.into_iter().fold(0.0, f64::max);
         let line = Line::from_iter([
-            Text::styled(format!("{} ", kind.name()), view.look.label()),
+            Text::styled(format!("{} ", kind.name()), Look::label()),
             Text::styled(figure(view, kind), Look::figure()),
-            Text::styled(format!("  at most {}", kind.shown(most)), view.look.label()),
+            Text::styled(format!("  at most {}", kind.shown(most)), Look::label()),
         ]);
         frame.render_widget(line, head);
     }
@@ -122,7 +122,7 @@ pub(in crate::report::dashboard) fn flat(frame: &mut Frame, area: Rect, view: &V
             Constraint::Length(FIGURE),
         ])
         .areas(row);
-        frame.render_widget(Line::styled(kind.name(), view.look.label()), name);
+        frame.render_widget(Line::styled(kind.name(), Look::label()), name);
         sparkline(frame, graph, view, kind);
         let text = format!(" {}", figure(view, kind));
         let text = cut(&text, figure_area.width.into());

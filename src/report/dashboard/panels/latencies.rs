@@ -12,7 +12,7 @@ use crate::report::dashboard::view::{View, boxed, lines};
 use crate::report::dashboard::words::{count, cut, float, nanoseconds};
 
 /// Cells of a figure, with a space.
-const COLUMN_WIDTH: usize = 8;
+const COLUMN_WIDTH: usize = 7;
 /// Cells of what was timed, with a space.
 const NAME_WIDTH: usize = 16;
 
@@ -77,10 +77,10 @@ pub(in crate::report::dashboard) fn draw(frame: &mut Frame, area: Rect, view: &V
     let inside = boxed(frame, area, &title, view.look);
     let columns = columns(inside.width.into());
     let names = columns.iter().map(|column| column.head.to_owned());
-    let head = line("", names, view.look.label(), view);
+    let head = line("", names, Look::label());
     let rows = shown.into_iter().map(|latency| {
         let values = columns.iter().map(|column| (column.value)(latency));
-        line(&name(latency.what), values, Look::figure(), view)
+        line(&name(latency.what), values, Look::figure())
     });
     let all: Vec<Line> = std::iter::once(head).chain(rows).collect();
     lines(frame, inside, all);
@@ -117,10 +117,9 @@ fn line(
     name: &str,
     values: impl Iterator<Item = String>,
     style: ratatui::style::Style,
-    view: &View,
 ) -> Line<'static> {
     let name = format!("{:<NAME_WIDTH$}", cut(name, NAME_WIDTH - 1));
     let values = values.map(|value| Span::styled(format!("{value:>COLUMN_WIDTH$}"), style));
-    let name = Span::styled(name, view.look.label());
+    let name = Span::styled(name, Look::label());
     std::iter::once(name).chain(values).collect()
 }

@@ -26,6 +26,8 @@ fn row(view: &View, resource: Resource, gauge: &Gauge, line_width: usize) -> Lin
     /// A shorter bar says nothing.
     const METER_WIDTH_MIN: usize = 6;
     const METER_WIDTH_MAX: usize = 30;
+    const WIDE: usize = 58;
+    const USED_WIDTH: usize = 24;
     let look = view.look;
     let (state, style) = if gauge.is_engaged {
         ("[ENGAGED]", look.bad())
@@ -33,7 +35,11 @@ fn row(view: &View, resource: Resource, gauge: &Gauge, line_width: usize) -> Lin
         ("[NORMAL] ", look.good())
     };
     let name = format!("{:<7}", resource.name().to_uppercase());
-    let used = format!(" {}", used_of(resource, gauge));
+    let used = used_of(resource, gauge);
+    // Where there is room, in columns.
+    let is_wide = line_width >= WIDE;
+    let pad = if is_wide { USED_WIDTH } else { 0 };
+    let used = format!(" {used:<pad$}");
     let times = match gauge.engagements {
         0 => String::from("  never engaged"),
         1 => String::from("  engaged once"),
@@ -43,7 +49,7 @@ fn row(view: &View, resource: Resource, gauge: &Gauge, line_width: usize) -> Lin
     let used = cut(&used, room);
     room -= width(&used);
     let mut spans = vec![
-        Span::styled(name, look.label()),
+        Span::styled(name, Look::label()),
         Span::styled(state, style),
         Span::styled(used, Look::figure()),
     ];
@@ -51,9 +57,9 @@ fn row(view: &View, resource: Resource, gauge: &Gauge, line_width: usize) -> Lin
     let times = if width(&times) <= room { times } else { short };
     if width(&times) <= room {
         room -= width(&times);
-        spans.push(Span::styled(times, look.label()));
+        spans.push(Span::styled(times, Look::label()));
     }
-    if room > METER_WIDTH_MIN {
+    if is_wide && room > METER_WIDTH_MIN {
         let share = percent_of(gauge.used, gauge.limit).unwrap_or(0.0) / 100.0;
         let meter = look.meter(share, (room - 1).min(METER_WIDTH_MAX));
         spans.push(Span::styled(format!(" {meter}"), look.bar()));
