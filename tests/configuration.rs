@@ -38,6 +38,7 @@ impl Home {
         }
         command
             .env_remove("XDG_CONFIG_HOME")
+            .env_remove("RINGSYNC_CONFIG")
             .env("HOME", self.scratch.path())
             .envs(variables.iter().copied());
         run(command)

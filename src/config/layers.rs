@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -75,7 +75,7 @@ impl<'a> Layers<'a> {
         let asked = options
             .config
             .clone()
-            .or_else(|| environment("RINGSYNC_CONFIG").map(PathBuf::from));
+            .or_else(|| named(environment, "RINGSYNC_CONFIG").map(PathBuf::from));
         let file = match asked {
             Some(path) => match read(&path)? {
                 Some(table) => Some((path, table)),
@@ -143,9 +143,14 @@ pub(super) fn variable(name: &str) -> String {
     format!("RINGSYNC_{}", name.replace('-', "_").to_uppercase())
 }
 
+/// A variable that is set, and not to nothing.
+fn named(environment: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
+    environment(name).filter(|text| !text.is_empty())
+}
+
 /// The file that is read when none is named.
 fn usual_file(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name| environment(name).filter(|text| !text.is_empty());
+    let set = |name| named(environment, name);
     let base = match set("XDG_CONFIG_HOME").map(PathBuf::from) {
         // As the specification has it: a relative path counts as none.
         Some(base) if base.is_absolute() => base,
@@ -163,18 +168,21 @@ fn may_look(path: &Path) -> bool {
 /// The settings of a file; `None` when it does not exist.
 fn read(path: &Path) -> Result<Option<Table>, String> {
     let shown = path.display();
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
+    let file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot read configuration file '{shown}': {error}")),
     };
-    if metadata.len() > FILE_BYTES_MAX {
+    let mut text = String::new();
+    // Its size says nothing of a device or a pipe.
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot read configuration file '{shown}': {error}"))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!(
             "configuration file '{shown}' has more than {FILE_BYTES_MAX} bytes"
         ));
     }
-    let text = fs::read_to_string(path)
-        .map_err(|error| format!("cannot read configuration file '{shown}': {error}"))?;
     let table: Table = text
         .parse()
         .map_err(|error| format!("configuration file '{shown}': {error}"))?;

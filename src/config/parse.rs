@@ -24,7 +24,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 
 /// As rsync has it: KiB unless there is a unit.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
-    let plain = text.ends_with(|c: char| c.is_ascii_digit() || c == '.');
+    let plain = !text.contains(|c: char| c.is_ascii_alphabetic());
     let parsed = if plain {
         size::parse(&format!("{text}K"))
     } else {
@@ -111,6 +111,7 @@ mod tests {
             ("1.5", 1536),
             ("1.5M", 3 << 19),
             ("1000B", 1000),
+            ("1M+1", (1 << 20) + 1),
         ] {
             assert_eq!(rate(text), Ok(bytes), "{text}");
         }

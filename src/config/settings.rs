@@ -52,6 +52,9 @@ const DIRS_GROWTH_MAX: u64 = 16;
 /// Between a limit of the index and the least that the stats monitor makes of it.
 const FILES_SHRINK_MAX: u64 = 16;
 const TASKS_MAX: u64 = 10_000_000;
+/// More than any machine makes.
+const OPS_PER_SECOND_MAX: u64 = 1_000_000_000_000;
+const RETRIES_MAX: u64 = 1_000_000_000_000;
 const SAMPLE_SECONDS: (f64, f64) = (0.1, 60.0);
 const COOLDOWN_SECONDS: (f64, f64) = (0.0, 86_400.0);
 
@@ -89,11 +92,11 @@ impl Settings {
             0 => (String::from("none"), Value::Null),
             rate => (format!("{}/s", HumanCount(*rate)), json!(rate)),
         };
-        let ops_parse = |text: &str| parse::number(text, 0, u64::MAX >> 1);
+        let ops_parse = |text: &str| parse::number(text, 0, OPS_PER_SECOND_MAX);
         let ops = all.resolve("ops-limit", ops_parse, per_second, || built_in(0))?;
         let retries = all.resolve(
             "retries",
-            |text| parse::number(text, 0, u64::MAX >> 1),
+            |text| parse::number(text, 0, RETRIES_MAX),
             count,
             || built_in(retry::BUDGET),
         )?;
@@ -325,7 +328,13 @@ impl Resolver<'_> {
             "throttle-release",
             |text| parse::number(text, 1, 99),
             percent,
-            || (85, Origin::BuiltIn),
+            || match engage {
+                86.. => (85, Origin::BuiltIn),
+                low => (
+                    low - 1,
+                    Origin::Derived(String::from("below throttle-engage")),
+                ),
+            },
         )?;
         if release >= engage {
             return Err(format!(

@@ -337,8 +337,8 @@ mod tests {
             .map(|it| (it.limit, it.zone.name(), it.from, it.to))
             .collect();
         let expected = [
-            ("crawl parallelism", "saturated", 100, 90),
-            ("active files", "saturated", 1000, 900),
+            ("crawl parallelism", "SATURATED", 100, 90),
+            ("active files", "SATURATED", 1000, 900),
         ];
         assert_eq!(told, expected);
         tuner.on_tick(SECOND);

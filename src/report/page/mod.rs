@@ -1,12 +1,9 @@
 //! `--report`: one page about a run that is over. It needs nothing besides itself: no script, no font, no network.
 
+mod file;
 mod plots;
 mod tables;
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{HumanBytes, HumanCount};
@@ -16,6 +13,8 @@ use super::dashboard::Title;
 use super::errors::ErrorGroup;
 use super::figures;
 use crate::monitor::{History, Snapshot};
+
+pub use file::{check_writable, write};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -32,51 +31,6 @@ pub struct PageInput<'a> {
     pub errors: &'a [ErrorGroup],
     /// Each setting: its name, its value, where that comes from.
     pub settings: &'a [[String; 3]],
-}
-
-/// Whether a page can be written there, before the run rather than after it.
-///
-/// # Errors
-/// What the kernel says of making a file beside it.
-pub fn check_writable(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    let temp = temp_beside(path);
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&temp)?;
-    fs::remove_file(temp)
-}
-
-/// Writes the page, whole or not at all.
-///
-/// # Errors
-/// What the kernel says of the file or its directory.
-pub fn write(path: &Path, umask: u32, input: &PageInput<'_>) -> io::Result<()> {
-    let temp = temp_beside(path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o666 & !umask)
-        .open(&temp)?;
-    let written = file
-        .write_all(render(input).as_bytes())
-        .and_then(|()| fs::rename(&temp, path));
-    if written.is_err() {
-        // The first failure is the one that counts.
-        let _ = fs::remove_file(&temp);
-    }
-    written
-}
-
-fn temp_beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
 }
 
 /// The page itself.
@@ -213,6 +167,7 @@ mod tests {
     use crate::monitor::{Change, Core, Event, Latency, Point, SizeBucket, SlowDirectory};
     use crate::throttle::Resource;
     use hdrhistogram::Histogram;
+    use std::fs;
 
     const NASTY: &str = "<script>alert('x')</script>\"&";
 
@@ -367,6 +322,15 @@ mod tests {
                 .starts_with("<!DOCTYPE html>")
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // What is no file stays what it is.
+        let link = dir.path().join("link.html");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write(&link, 0o022, &input).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let null = std::path::Path::new("/dev/null");
+        check_writable(null).unwrap();
+        write(null, 0o022, &input).unwrap();
+        assert!(!fs::metadata(null).unwrap().is_file());
         assert!(check_writable(dir.path()).is_err());
         assert!(check_writable(&dir.path().join("none/page.html")).is_err());
     }
