@@ -20,6 +20,7 @@ under_each_engine!(
     stale_files_are_looked_up_again,
     what_may_pass_is_tried_again,
     what_does_not_pass_ends_in_errors,
+    what_was_done_in_secret_costs_no_backup,
     short_counts_give_exact_copies,
     names_listed_twice_are_handled_once,
     names_left_out_keep_their_copies,
@@ -439,6 +440,27 @@ fn what_may_pass_is_tried_again(engine: &str) {
             assert!(outcome.count("retries") >= 1, "{what}");
             assert_equal_trees(&scene.src[1], &scene.dst[1]);
             scene.fs.faults().clear();
+        }
+    }
+}
+
+/// A server may carry out a rename and not say so in time. What was replaced is in the backup from then on, and only there.
+fn what_was_done_in_secret_costs_no_backup(engine: &str) {
+    let Some(fs) = FaultFs::new() else { return };
+    for errno in [Errno::ETIMEDOUT, Errno::EIO] {
+        for mode in ["atomic", "direct"] {
+            let options = &["--backup-dir", "kept", "--delete", "--write-mode", mode];
+            let scene = Scene::new(&fs, Faulty::Dest);
+            let old = std::fs::read(scene.dst[1].join("bad/victim")).unwrap();
+            let rule = scene.rule(&[Call::Rename], "bad/victim", Effect::FailDone(errno));
+            fs.faults().inject(rule.times(1));
+            scene.run(engine, options).exits(23);
+            assert_eq!(fs.faults().clear(), 1, "{options:?}");
+            let kept = std::fs::read(scene.dst[1].join("kept/bad/victim")).unwrap();
+            assert!(kept == old, "{errno:?} {options:?}: the old file is lost");
+            scene.run(engine, options).exits(0);
+            let kept = std::fs::read(scene.dst[1].join("kept/bad/victim")).unwrap();
+            assert!(kept == old, "{errno:?} {options:?}: lost by the next run");
         }
     }
 }

@@ -373,7 +373,7 @@ impl Work<'_> {
                 Kind::File => {
                     let spread = SpreadOverShards(self.shard);
                     let copy = async || lane.copy_file(place, existing, &spread).await;
-                    let copied = self.until_done(copy).await?;
+                    let copied = self.until_done(place, copy).await?;
                     let tally = self.shard.tally();
                     if copied.cloned {
                         tally.bytes_cloned.add(copied.bytes);
@@ -393,12 +393,12 @@ impl Work<'_> {
                 }
                 Kind::Symlink => {
                     let copy = async || lane.copy_symlink(place, wanted, existing).await;
-                    self.until_done(copy).await?;
+                    self.until_done(place, copy).await?;
                     self.count_made(Kind::Symlink, 0);
                 }
                 kind => {
                     let copy = async || lane.copy_special(place, wanted, existing).await;
-                    self.until_done(copy).await?;
+                    self.until_done(place, copy).await?;
                     self.count_made(kind, 0);
                 }
             }
@@ -416,22 +416,25 @@ impl Work<'_> {
     /// Makes an inode, again after failures that may pass. Each attempt leaves nothing behind that the next would meet.
     async fn until_done<T>(
         &self,
+        place: Place<'_>,
         make: impl AsyncFn() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut attempt = 0;
         loop {
             let outcome = make().await;
-            match &outcome {
-                Err(failure)
-                    if self
-                        .shard
-                        .pause_before_repeating(attempt, &failure.cause)
-                        .await =>
-                {
-                    attempt += 1;
-                }
-                _ => return outcome,
+            let Err(failure) = &outcome else {
+                return outcome;
+            };
+            // If it was carried out, the next attempt would put what is new in place of the backup.
+            let keeps = place.backup.is_some();
+            if keeps && failure.may_be_done() {
+                return outcome;
             }
+            let pause = self.shard.pause_before_repeating(attempt, &failure.cause);
+            if !pause.await {
+                return outcome;
+            }
+            attempt += 1;
         }
     }
 

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use futures_util::future::try_join;
 use nix::errno::Errno;
 
+use super::files::replaced;
 use super::{Failure, Lane, Place};
 use crate::error::{OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, OpError, Reply, Target};
@@ -122,17 +123,21 @@ impl Lane {
         inode: Handle,
         mut change: Change,
     ) -> Result<(), Failure> {
+        let read = self.add_xattrs(source, &inode, &mut change).await;
+        self.set_attrs(inode, change).await?;
+        read
+    }
+
+    async fn add_xattrs(
+        &self,
+        source: Target,
+        inode: &Handle,
+        change: &mut Change,
+    ) -> Result<(), Failure> {
         let chowned = change.uid.is_some() || change.gid.is_some();
         let xattrs = self.xattr_change(source, Target::Open(inode.clone()), chowned);
-        let unread = match xattrs.await {
-            Ok(xattrs) => {
-                change.xattrs = xattrs;
-                Ok(())
-            }
-            Err(failure) => Err(failure),
-        };
-        self.set_attrs(inode, change).await?;
-        unread
+        change.xattrs = xattrs.await?;
+        Ok(())
     }
 
     /// Opens an inode of the destination to set its attributes.
@@ -151,7 +156,8 @@ impl Lane {
     /// Sets what differs on a name whose contents are right already.
     ///
     /// # Errors
-    /// The operation that failed on the destination; `ESTALE` when the name has another inode than `now`.
+    /// The operation that failed on the destination; `ESTALE` when the name has another inode than `now`,
+    /// [`Cause::Replaced`](crate::error::Cause::Replaced) when the source's has another than `wanted` and the inode has other names.
     pub async fn repair(&self, place: Place<'_>, wanted: &Meta, now: &Meta) -> Result<(), Failure> {
         let (inode, found) = self.open_place(place.dest, place.name.to_owned()).await?;
         if (found.dev, found.ino, found.kind) != (now.dev, now.ino, now.kind) {
@@ -161,7 +167,17 @@ impl Lane {
         if self.options.policy.times_equal(wanted.mtime, now.mtime) {
             change.mtime = None;
         }
-        self.set_all(place.source_target(), inode, change).await
+        let source = place.source_target();
+        let read = self.add_xattrs(source.clone(), &inode, &mut change).await;
+        if now.nlink > 1 && !change.xattrs.is_empty() {
+            // They were read by a name, which may belong to another inode by now; that has no say in the other names of this one.
+            let source = self.stat_source(source).await?;
+            if source.identity() != wanted.identity() {
+                return Err(replaced(Side::Source));
+            }
+        }
+        self.set_attrs(inode, change).await?;
+        read
     }
 
     /// Makes the attributes of a file that was just written those of its source, which is open.

@@ -135,8 +135,7 @@ impl Lane {
         let restored = match kept {
             Kept::NotYet | Kept::Nothing | Kept::Copied => return,
             Kept::Linked => {
-                // A rename may have worked although it was said to have failed (network filesystems); then this is the last
-                // name of what was replaced.
+                // Only while the entry has its own name as well.
                 let now = self.stat(place.dest, place.name).await;
                 let kept = self.stat(&backup.dir, &backup_name).await;
                 match (now, kept) {

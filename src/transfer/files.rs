@@ -269,7 +269,7 @@ impl Lane {
         let mut copied = self
             .copy_contents(source, &made.file, before, spread)
             .await?;
-        let mut after = self.stat_source(source).await?;
+        let mut after = self.stat_source(Target::Open(source.clone())).await?;
         let shrank = after.size < before.size;
         if in_place || shrank {
             // What is beyond its end is no content of it.
@@ -293,7 +293,7 @@ impl Lane {
         }
         if !faithful {
             // The source may have changed between being copied and being compared.
-            after = self.stat_source(source).await?;
+            after = self.stat_source(Target::Open(source.clone())).await?;
         }
         let whole = copied.bytes >= before.size;
         let settled = whole && after.size == before.size && after.mtime == before.mtime;
@@ -304,8 +304,7 @@ impl Lane {
         })
     }
 
-    async fn stat_source(&self, source: &Handle) -> Result<Meta, Failure> {
-        let target = Target::Open(source.clone());
+    pub(super) async fn stat_source(&self, target: Target) -> Result<Meta, Failure> {
         match self.on_source(Op::Stat { target }).await? {
             Reply::Meta(meta) => Ok(meta),
             other => unreachable!("a stat does not reply {other:?}"),

@@ -135,6 +135,13 @@ impl Failure {
     fn is(&self, errno: Errno) -> bool {
         self.cause == Cause::Errno(errno)
     }
+
+    /// Whether what failed on the destination may have been carried out all the same: a server that does not answer in time
+    /// is told by the one or the other, and looking afterwards may show what the client remembers.
+    #[must_use]
+    pub fn may_be_done(&self) -> bool {
+        self.side == Side::Destination && (self.is(Errno::ETIMEDOUT) || self.is(Errno::EIO))
+    }
 }
 
 /// Where one name is: the same name below two open directories.

@@ -128,8 +128,10 @@ impl Lane {
         self.clear_way(place).await?;
         let kept = self.keep_linked(place, existing).await?;
         let result = self.rename(place.dest, from, place.name).await;
-        if result.is_err() {
-            self.restore(place, kept).await;
+        match &result {
+            // The backup may be the last name of what was replaced.
+            Err(failure) if !failure.may_be_done() => self.restore(place, kept).await,
+            _ => {}
         }
         result
     }

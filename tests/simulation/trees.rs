@@ -292,12 +292,10 @@ pub(crate) fn random_job(rng: &mut Rng, cpu: usize, links: bool) -> Job {
 /// Few directories at once, and an index so small that they wait for each other.
 fn random_tuning(rng: &mut Rng) -> Tuning {
     let dirs = Bounds::fixed(1 + rng.below(6) as u64);
-    // The order of all other draws stays as it was before there were these.
-    let mut apart = rng.clone();
     Tuning {
         dirs,
-        files: Bounds::fixed(*apart.pick(&[1, 10, 1_000_000])),
-        histograms: apart.chance(50),
+        files: Bounds::fixed(*rng.pick(&[1, 10, 1_000_000])),
+        histograms: rng.chance(50),
         ..Tuning::for_machine(1, 1 << 30)
     }
 }

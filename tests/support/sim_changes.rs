@@ -69,9 +69,7 @@ impl Inner {
         inode.mtime = now;
         let number = inode.entries.remove(&name).unwrap();
         self.forget_tree(number);
-        if side == Side::Source {
-            self.watch.source_changed(path);
-        }
+        self.watch.gone(side, path);
     }
 
     /// What was unlinked with a tree takes no new names.
@@ -142,9 +140,7 @@ impl Inner {
         self.inodes.get_mut(&dir).unwrap().entries.remove(&name);
         self.inodes.get_mut(&number).unwrap().nlink -= 1;
         self.put(side, &to, number);
-        if side == Side::Source {
-            self.watch.source_changed(path);
-        }
+        self.watch.gone(side, path);
     }
 
     fn random_inode(&mut self) -> u64 {

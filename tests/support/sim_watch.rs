@@ -60,7 +60,7 @@ pub(crate) struct Watch {
     pub(super) listed: BTreeMap<String, Listed>,
     pub(super) unstatted: BTreeSet<String>,
     pub(super) statted: BTreeSet<String>,
-    /// What the destination had when the watch began.
+    /// What the destination had when the watch began and nobody else has taken away since.
     pub(super) had: BTreeSet<String>,
 }
 
@@ -107,6 +107,14 @@ impl Watch {
 
     pub(super) fn violation(&mut self, text: String) {
         self.violations.push(text);
+    }
+
+    /// Somebody else took away what had this path.
+    pub(super) fn gone(&mut self, side: Side, path: &str) {
+        match side {
+            Side::Source => self.source_changed(path),
+            Side::Destination => self.had.retain(|known| !is_within(known, path)),
+        }
     }
 
     /// Somebody else changed the source under this path.

@@ -51,6 +51,8 @@ pub(crate) enum Call {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Effect {
     Fail(Errno),
+    /// `Rename` is carried out, and then said to have failed.
+    FailDone(Errno),
     /// The answer comes later; others are served meanwhile.
     Delay(Duration),
     /// `Read`, `Write` and `CopyRange` move at most so many bytes; `ReadDir` gives at most so many entries at once.
@@ -69,6 +71,7 @@ impl Effect {
     fn name(self) -> String {
         match self {
             Self::Fail(errno) => format!("{errno:?}"),
+            Self::FailDone(errno) => format!("{errno:?}, but done"),
             Self::Delay(_) => "delay".into(),
             Self::Short(_) => "short count".into(),
             Self::Twice => "duplicate entry".into(),
@@ -169,6 +172,7 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 pub(super) struct Verdict {
     pub(super) delay: Option<Duration>,
     pub(super) errno: Option<Errno>,
+    pub(super) errno_when_done: Option<Errno>,
     pub(super) short: Option<usize>,
     pub(super) twice: bool,
     pub(super) omit: bool,
@@ -180,6 +184,7 @@ impl Verdict {
     fn add(&mut self, effect: Effect) {
         match effect {
             Effect::Fail(errno) => self.errno = self.errno.or(Some(errno)),
+            Effect::FailDone(errno) => self.errno_when_done = Some(errno),
             Effect::Delay(time) => self.delay = Some(self.delay.unwrap_or_default() + time),
             Effect::Short(count) => self.short = Some(count),
             Effect::Twice => self.twice = true,

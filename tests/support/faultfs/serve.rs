@@ -499,11 +499,20 @@ impl Filesystem for Server {
                 backing.path_in(new_parent, new_name),
             ]
         };
-        self.serve(&[Call::Rename], paths, reply, move |core, _, reply| {
-            let flags = RenameFlags::from_bits_retain(flags.bits());
-            let (from, to) = ((parent, &*from), (new_parent, &*to));
-            answer_empty(reply, core.backing.rename(from, to, flags));
-        });
+        self.serve(
+            &[Call::Rename],
+            paths,
+            reply,
+            move |core, verdict, reply| {
+                let flags = RenameFlags::from_bits_retain(flags.bits());
+                let (from, to) = ((parent, &*from), (new_parent, &*to));
+                let renamed = core.backing.rename(from, to, flags);
+                let told = verdict
+                    .errno_when_done
+                    .map_or(renamed, |errno| Err(Errno::from_raw_os_error(errno as i32)));
+                answer_empty(reply, told);
+            },
+        );
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
