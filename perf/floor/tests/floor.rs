@@ -1,10 +1,12 @@
 //! The floor programs together: a tree made twice is the same tree, and a copy equals its source.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const MKTREE: &str = env!("CARGO_BIN_EXE_mktree");
+const CHTREE: &str = env!("CARGO_BIN_EXE_chtree");
 const SCAN: &str = env!("CARGO_BIN_EXE_floor-scan");
 const COPY: &str = env!("CARGO_BIN_EXE_floor-copy");
 const COMPARE: &str = env!("CARGO_BIN_EXE_floor-compare");
@@ -67,7 +69,7 @@ fn same_contents(a: &str, b: &str) -> bool {
 #[test]
 fn same_seed_same_tree() {
     let scratch = Scratch::new("same_seed");
-    for shape in ["flat", "deep", "giant", "small", "mixed"] {
+    for shape in ["flat", "deep", "giant", "small", "mixed", "links", "sparse"] {
         let (one, two) = (
             scratch.path(&format!("{shape}1")),
             scratch.path(&format!("{shape}2")),
@@ -137,4 +139,49 @@ fn compare_tells_what_differs() {
     assert_eq!(status(), Some(2));
     fs::remove_file(&file).expect("a file");
     assert_eq!(status(), Some(2));
+}
+
+#[test]
+fn links_are_links_and_holes_are_holes() {
+    let scratch = Scratch::new("links_and_holes");
+    let (links, holes) = (scratch.path("links"), scratch.path("holes"));
+    run_ok(
+        MKTREE,
+        &[&links, "--shape", "links", "--files", "8", "--dirs", "4"],
+    );
+    let file = Path::new(&links).join("d00000").join("f00000000");
+    assert_eq!(fs::metadata(file).expect("the first file").nlink(), 4);
+    let size = ["--size", "4M", "--exact", "--dirs", "0", "--files", "1"];
+    run_ok(
+        MKTREE,
+        &[&[&holes, "--shape", "sparse"], &size[..]].concat(),
+    );
+    let meta = fs::metadata(Path::new(&holes).join("f00000000")).expect("the file");
+    assert_eq!(meta.size(), 4 << 20);
+    assert!(meta.blocks() * 512 < meta.size() / 4, "{meta:?}");
+}
+
+#[test]
+fn changes_change_what_they_say() {
+    let scratch = Scratch::new("changes");
+    let (old, new) = (scratch.path("old"), scratch.path("new"));
+    mktree(&old, "small", "2");
+    mktree(&new, "small", "2");
+    assert!(run_ok(CHTREE, &[&new, "modes", "100"]).starts_with("3000 "));
+    run_ok(COMPARE, &[&old, &new]);
+    let changed = run_ok(CHTREE, &[&new, "contents", "10", "3"]);
+    let changed: u64 = changed
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a count");
+    assert!((200..400).contains(&changed), "{changed}");
+    assert_eq!(
+        run(COMPARE, &[&old, &new]).status.code(),
+        Some(1),
+        "times differ"
+    );
+    assert!(!same_contents(&old, &new));
+    run_ok(CHTREE, &[&new, "extras", "100"]);
+    assert!(run_ok(SCAN, &[&new]).starts_with("6100 "));
 }

@@ -1,40 +1,23 @@
-//! A filesystem that does what another one does, and fails when told to: FUSE, passing through to a directory.
-//!
-//! ```text
-//!   kernel ──request──> serving threads ──> rules: fail, later, short, twice ... ──> backing directory
-//!                                              │ delayed                                  ^
-//!                                              └──────────> timer ─────────────────────────┘
-//! ```
-//!
-//! The kernel caches nothing of it: every look at a name, at attributes or at contents arrives here, and short counts
-//! reach the caller. A delayed request holds no thread and no lock, so it serves as a filesystem with latency too.
+//! A [`faultfs`] mount of a test's own, gone with it.
 
 // Every test crate uses only some of it.
 #![allow(dead_code)]
 
-mod backing;
-mod rules;
-mod serve;
-mod timer;
-
-pub(crate) use rules::{Call, Effect, Faults, Rule};
-
-use crate::support::{Scratch, count, is_root, skip};
-use backing::Backing;
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
-use serve::Server;
+use crate::support::{Scratch, count, skip};
+pub(crate) use faultfs::{Call, Effect, Faults, Rule};
+use faultfs::{Manner, Mount, unmount};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-/// Threads that take requests. More of them would not be faster: they work, they do not wait.
-const THREADS: usize = 4;
+/// What the table of mounts calls it.
+const NAME: &str = "ringsync-faults";
 
 /// A mounted filesystem with faults. Gone when dropped; gone too when the process dies, where fusermount3 is installed.
 pub(crate) struct FaultFs {
     faults: Arc<Faults>,
-    session: Option<BackgroundSession>,
+    mount: Option<Mount>,
     mountpoint: PathBuf,
     backing: PathBuf,
     aborted: bool,
@@ -48,10 +31,10 @@ impl FaultFs {
         let scratch = Scratch::new();
         let (backing, mountpoint) = (scratch.dir("backing"), scratch.dir("mount"));
         let faults = Arc::new(Faults::new());
-        match mount(&backing, &mountpoint, &faults) {
-            Ok(session) => Some(Self {
+        match Mount::new(NAME, &backing, &mountpoint, &faults, Manner::default()) {
+            Ok(mount) => Some(Self {
                 faults,
-                session: Some(session),
+                mount: Some(mount),
                 mountpoint,
                 backing,
                 aborted: false,
@@ -81,7 +64,12 @@ impl FaultFs {
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
         // A forced unmount aborts the connection first, and leaves the mount to those who use it.
-        run_quietly(Command::new("umount").arg("-f").arg(&self.mountpoint));
+        let mut command = Command::new("umount");
+        command
+            .arg("-f")
+            .arg(&self.mountpoint)
+            .stderr(Stdio::null());
+        let _ = command.status();
     }
 }
 
@@ -91,15 +79,15 @@ impl Drop for FaultFs {
         for (effect, injected) in self.faults.injected() {
             count(&format!("faults injected: {effect}"), injected);
         }
-        let Some(session) = self.session.take() else {
+        let Some(mount) = self.mount.take() else {
             return;
         };
         if unmount(&self.mountpoint, false) || (self.aborted && !is_mounted(&self.mountpoint)) {
-            let _ = session.umount_and_join();
+            mount.join();
             return;
         }
         // Lazily then, so that it goes with the last process that uses it; but a user that is left is a failure.
-        unmount(&self.mountpoint, true);
+        let _ = unmount(&self.mountpoint, true);
         assert!(
             thread::panicking(),
             "{} was still in use",
@@ -108,57 +96,10 @@ impl Drop for FaultFs {
     }
 }
 
-fn mount(
-    backing: &Path,
-    mountpoint: &Path,
-    faults: &Arc<Faults>,
-) -> std::io::Result<BackgroundSession> {
-    let server = || Backing::open(backing).map(|backing| Server::new(backing, faults.clone()));
-    let mut config = Config::default();
-    config.n_threads = Some(THREADS);
-    config.mount_options = vec![
-        MountOption::FSName("ringsync-faults".into()),
-        MountOption::DefaultPermissions,
-    ];
-    if is_root() {
-        config
-            .mount_options
-            .extend([MountOption::Dev, MountOption::Suid]);
-        // The helper that unmounts after our death needs access for all, which root may give.
-        config.acl = SessionACL::All;
-        let mut with_helper = config.clone();
-        with_helper.mount_options.push(MountOption::AutoUnmount);
-        if let Ok(session) = fuser::spawn_mount(server()?, mountpoint, &with_helper) {
-            return Ok(session);
-        }
-    }
-    fuser::spawn_mount(server()?, mountpoint, &config)
-}
-
-fn unmount(mountpoint: &Path, lazily: bool) -> bool {
-    let (program, lazy) = if is_root() {
-        ("umount", "-l")
-    } else {
-        ("fusermount3", "-uz")
-    };
-    let mut command = Command::new(program);
-    if lazily {
-        command.arg(lazy);
-    } else if !is_root() {
-        command.arg("-u");
-    }
-    run_quietly(command.arg(mountpoint))
-}
-
-fn run_quietly(command: &mut Command) -> bool {
-    let status = command.stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
-}
-
 /// Unmounts what killed tests have left: the helper that unmounts for them can be too early, and then it gives up.
 fn sweep() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let ours = |line: &&str| line.contains(" - fuse ringsync-faults ");
+    let ours = |line: &&str| line.contains(&format!(" - fuse {NAME} "));
     for mountpoint in mounts
         .lines()
         .filter(ours)
@@ -168,7 +109,7 @@ fn sweep() {
             rustix::fs::stat(mountpoint),
             Err(rustix::io::Errno::NOTCONN)
         ) {
-            unmount(Path::new(mountpoint), true);
+            let _ = unmount(Path::new(mountpoint), true);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `mktree DIR --shape flat|deep|giant|small|mixed [--files N] [--dirs N] [--size BYTES] [--exact] [--seed S]
+//! `mktree DIR --shape flat|deep|giant|small|mixed|links|sparse [--files N] [--dirs N] [--size BYTES] [--exact] [--seed S]
 //! [--threads T]`: makes a tree in DIR, which must be absent or empty. The same arguments give the same tree:
 //! names, contents, modes and mtimes depend on the seed and never on the threads.
 //!
@@ -6,6 +6,8 @@
 //! * deep:  chains of directories, `CHAIN_LEVELS` levels each, files spread evenly
 //! * giant: every file in one directory
 //! * small: directories nested with a fan-out of `FAN_OUT` (20,000 make 3 levels), files spread evenly
+//! * links: as small, but each inode has `LINK_NAMES` names, in directories far from each other
+//! * sparse: as small, but of each file only every `HOLE_STEP`th block of `HOLE_BLOCK` bytes has data
 //! * mixed: as small, but uneven: some directories are empty and some are full, sizes are skewed, some
 //!   entries are symbolic links, modes vary
 //!
@@ -17,6 +19,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -25,8 +28,8 @@ use std::time::Instant;
 use floor::listing::open_root;
 use floor::{fail, parse_size, parse_threads, rate};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, mkdirat, mknodat, openat,
-    symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, linkat, mkdirat, mknodat,
+    openat, symlinkat, utimensat,
 };
 use rustix::process::umask;
 
@@ -35,6 +38,11 @@ use rustix::process::umask;
 const CHAIN_LEVELS: usize = 64;
 /// Subdirectories of a directory in `small` and `mixed`.
 const FAN_OUT: usize = 30;
+/// Names of an inode in `links`.
+const LINK_NAMES: u64 = 4;
+/// A block of `sparse`, and how far one with data is from the next.
+const HOLE_BLOCK: u64 = 64 << 10;
+const HOLE_STEP: u64 = 16;
 /// Entries a thread takes at once.
 const BATCH_FILES: u64 = 2048;
 /// Random bytes, from which each file takes its contents at an offset of its own.
@@ -50,6 +58,8 @@ enum Shape {
     Giant,
     Small,
     Mixed,
+    Links,
+    Sparse,
 }
 
 struct Args {
@@ -63,7 +73,7 @@ struct Args {
     threads: usize,
 }
 
-const USAGE: &str = "mktree DIR --shape flat|deep|giant|small|mixed [--files N] [--dirs N] [--size BYTES] \
+const USAGE: &str = "mktree DIR --shape flat|deep|giant|small|mixed|links|sparse [--files N] [--dirs N] [--size BYTES] \
                      [--exact] [--seed S] [--threads T]";
 
 fn parse_args(args: &[String]) -> Result<Args, String> {
@@ -119,6 +129,8 @@ fn parse_shape(value: &str) -> Result<Shape, String> {
         "giant" => Shape::Giant,
         "small" => Shape::Small,
         "mixed" => Shape::Mixed,
+        "links" => Shape::Links,
+        "sparse" => Shape::Sparse,
         _ => return Err(format!("{value:?} is not a shape")),
     })
 }
@@ -206,7 +218,7 @@ fn dir_paths(shape: Shape, count: usize) -> Vec<String> {
             Shape::Deep if dir % CHAIN_LEVELS == 0 => 0,
             Shape::Deep => dir,
             // A complete tree laid out by levels, as in a heap.
-            Shape::Small | Shape::Mixed => dir / FAN_OUT,
+            Shape::Small | Shape::Mixed | Shape::Links | Shape::Sparse => dir / FAN_OUT,
         };
         let mut path = paths[parent].clone();
         write!(path, "/d{dir:05}").expect("writing to memory");
@@ -303,6 +315,14 @@ struct Maker<'a> {
     bytes: AtomicU64,
 }
 
+/// How many of the entries of a tree are inodes of their own; those after them are further names of these.
+fn inodes(args: &Args) -> u64 {
+    match args.shape {
+        Shape::Links => args.files.div_ceil(LINK_NAMES),
+        _ => args.files,
+    }
+}
+
 impl Maker<'_> {
     fn open(&self, dir: usize) -> OwnedFd {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -312,10 +332,24 @@ impl Maker<'_> {
 
     fn make_batch(&self, dir: usize, files: Range<u64>) {
         let dir = self.open(dir);
-        for index in files {
+        for index in files.start..files.end.min(inodes(self.args)) {
             let entry = entry(self.args, index);
             self.make_entry(&dir, index, &entry)
                 .unwrap_or_else(|error| fail(&entry.name, error));
+        }
+    }
+
+    /// The further names of a batch, once all inodes are there.
+    fn link_batch(&self, dir: usize, files: Range<u64>) {
+        let inodes = inodes(self.args);
+        let to = self.plan.dirs[dir].as_str();
+        for index in files.start.max(inodes)..files.end {
+            let first = index % inodes;
+            let home = self.plan.starts.partition_point(|start| *start <= first) - 1;
+            let old = format!("{}/{}", self.plan.dirs[home], entry(self.args, first).name);
+            let new = format!("{to}/{}", entry(self.args, index).name);
+            linkat(self.root, &old, self.root, &new, AtFlags::empty())
+                .unwrap_or_else(|error| fail(&new, error));
         }
     }
 
@@ -334,7 +368,11 @@ impl Maker<'_> {
         } else {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let file = File::from(openat(dir, name, flags, Mode::from_raw_mode(entry.mode))?);
-            self.write_contents(&file, index, entry.size)?;
+            if self.args.shape == Shape::Sparse {
+                self.write_sparse(&file, index, entry.size)?;
+            } else {
+                self.write_contents(&file, index, entry.size)?;
+            }
         }
         utimensat(
             dir.as_fd(),
@@ -358,6 +396,21 @@ impl Maker<'_> {
             )?;
             left -= take;
             chunk += 1;
+        }
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_sparse(&self, file: &File, index: u64, size: u64) -> std::io::Result<()> {
+        file.set_len(size)?;
+        let mut at = 0;
+        while at < size {
+            let len = HOLE_BLOCK.min(size - at);
+            let spot = random(self.args.seed, Purpose::Offset, index ^ at << 40);
+            let offset = usize::try_from(spot % (POOL_BYTES as u64 / 2)).expect("within the pool");
+            let len = usize::try_from(len).expect("a block");
+            file.write_all_at(&self.pool[offset..][..len], at)?;
+            at += HOLE_BLOCK * HOLE_STEP;
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
         Ok(())
@@ -428,6 +481,10 @@ fn main() {
         let (dir, files) = batches[batch].clone();
         maker.make_batch(dir, files);
     });
+    in_parallel(args.threads, batches.len(), |batch| {
+        let (dir, files) = batches[batch].clone();
+        maker.link_batch(dir, files);
+    });
     in_parallel(args.threads, plan.dirs.len(), |dir| maker.set_dir_time(dir));
 
     let seconds = start.elapsed().as_secs_f64();
@@ -444,7 +501,9 @@ fn main() {
 mod tests {
     use super::*;
 
-    const SHAPES: [Shape; 5] = [
+    const SHAPES: [Shape; 7] = [
+        Shape::Links,
+        Shape::Sparse,
         Shape::Flat,
         Shape::Deep,
         Shape::Giant,

@@ -1,8 +1,9 @@
 //! Requests of the kernel, answered by the backing directory unless a rule says otherwise.
 
-use super::backing::{Backing, Result, kind_of, proc_path};
-use super::rules::{Call, Faults, Verdict};
-use super::timer::Timer;
+use crate::Manner;
+use crate::backing::{Backing, Result, kind_of, proc_path};
+use crate::rules::{Call, Faults, Verdict};
+use crate::timer::Timer;
 use fuser::{
     CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -21,10 +22,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The kernel keeps no answer.
-const TTL: Duration = Duration::ZERO;
 /// Short counts reach the caller, and writes of one file need not wait for each other.
 const DIRECT: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
@@ -49,12 +48,13 @@ enum Open {
 
 struct Core {
     backing: Backing,
+    manner: Manner,
     faults: Arc<Faults>,
     open: Mutex<HashMap<u64, Open>>,
     next_handle: AtomicU64,
 }
 
-pub(super) struct Server {
+pub(crate) struct Server {
     core: Arc<Core>,
     timer: Timer,
 }
@@ -94,9 +94,9 @@ fn answer<R: Refuse, T>(reply: R, result: Result<T>, with: impl FnOnce(R, T)) {
     }
 }
 
-fn answer_entry(reply: ReplyEntry, result: Result<FileAttr>) {
+fn answer_entry(core: &Core, reply: ReplyEntry, result: Result<FileAttr>) {
     answer(reply, result, |reply, attr| {
-        reply.entry(&TTL, &attr, GENERATION);
+        reply.entry(&core.manner.ttl, &attr, GENERATION);
     });
 }
 
@@ -105,10 +105,11 @@ fn answer_empty(reply: ReplyEmpty, result: Result<()>) {
 }
 
 impl Server {
-    pub(super) fn new(backing: Backing, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(backing: Backing, faults: Arc<Faults>, manner: Manner) -> Self {
         Self {
             core: Arc::new(Core {
                 backing,
+                manner,
                 faults,
                 open: Mutex::default(),
                 next_handle: AtomicU64::new(1),
@@ -131,7 +132,8 @@ impl Server {
             Some(errno) => reply.refuse(fuser::Errno::from_i32(errno as i32)),
             None => work(&core, verdict, reply),
         };
-        match verdict.delay {
+        let usual = Some(self.core.manner.delay).filter(|delay| !delay.is_zero());
+        match verdict.delay.or(usual) {
             Some(delay) => self.timer.after(delay, Box::new(run)),
             None => run(),
         }
@@ -340,7 +342,7 @@ impl Filesystem for Server {
         let owned = name.to_owned();
         let paths = |backing: &Backing| vec![backing.path_in(parent, name)];
         self.serve(&[Call::Lookup], paths, reply, move |core, _, reply| {
-            answer_entry(reply, core.look_up(parent, &owned));
+            answer_entry(core, reply, core.look_up(parent, &owned));
         });
     }
 
@@ -352,7 +354,9 @@ impl Filesystem for Server {
         let paths = |backing: &Backing| vec![backing.path_of(ino)];
         self.serve(&[Call::GetAttr], paths, reply, move |core, _, reply| {
             let attr = core.backing.attr(ino).map(|attr| core.shown(attr));
-            answer(reply, attr, |reply, attr| reply.attr(&TTL, &attr));
+            answer(reply, attr, |reply, attr| {
+                reply.attr(&core.manner.ttl, &attr);
+            });
         });
     }
 
@@ -385,7 +389,9 @@ impl Filesystem for Server {
         let paths = |backing: &Backing| vec![backing.path_of(ino)];
         self.serve(&change.calls(), paths, reply, move |core, _, reply| {
             let attr = core.set_attributes(ino, &change);
-            answer(reply, attr, |reply, attr| reply.attr(&TTL, &attr));
+            answer(reply, attr, |reply, attr| {
+                reply.attr(&core.manner.ttl, &attr);
+            });
         });
     }
 
@@ -419,7 +425,7 @@ impl Filesystem for Server {
                 rustix::fs::mknodat(&*dir, &*owned, kind, access, rdev.into())?;
                 core.made(parent, &owned, user, mode)
             });
-            answer_entry(reply, entry);
+            answer_entry(core, reply, entry);
         });
     }
 
@@ -439,7 +445,7 @@ impl Filesystem for Server {
                 rustix::fs::mkdirat(&*dir, &*owned, Mode::from_raw_mode(0o700))?;
                 core.made(parent, &owned, user, mode)
             });
-            answer_entry(reply, entry);
+            answer_entry(core, reply, entry);
         });
     }
 
@@ -478,7 +484,7 @@ impl Filesystem for Server {
                 rustix::fs::symlinkat(&*target, &*dir, &*owned)?;
                 core.made(parent, &owned, user, 0o777)
             });
-            answer_entry(reply, entry);
+            answer_entry(core, reply, entry);
         });
     }
 
@@ -519,7 +525,7 @@ impl Filesystem for Server {
         let owned = name.to_owned();
         let paths = |backing: &Backing| vec![backing.path_of(ino), backing.path_in(parent, name)];
         self.serve(&[Call::Link], paths, reply, move |core, _, reply| {
-            answer_entry(reply, core.backing.link(ino, parent, &owned));
+            answer_entry(core, reply, core.backing.link(ino, parent, &owned));
         });
     }
 
@@ -555,7 +561,7 @@ impl Filesystem for Server {
             });
             answer(reply, entry, |reply, (attr, file)| {
                 let handle = core.opened(Open::File(Arc::new(file)));
-                reply.created(&TTL, &attr, GENERATION, handle, DIRECT);
+                reply.created(&core.manner.ttl, &attr, GENERATION, handle, DIRECT);
             });
         });
     }

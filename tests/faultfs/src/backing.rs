@@ -1,9 +1,10 @@
-//! The directory behind a [`FaultFs`](super::FaultFs): inodes that the kernel knows, by number, as descriptors.
+//! The directory behind a [`Mount`](crate::Mount): inodes that the kernel knows, by number, as descriptors.
 
 use fuser::{FileAttr, FileType, INodeNo};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use rustix::process::{Resource, getrlimit};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub(super) type Result<T> = std::result::Result<T, Errno>;
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 const ROOT: u64 = INodeNo::ROOT.0;
 /// Describes an inode; opened anew, by `/proc`, for reading and writing.
@@ -20,46 +21,73 @@ const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLO
 /// An inode that the kernel has looked up and not forgotten. Its number is that of the backing filesystem, which cannot
 /// give it to another inode while the descriptor is open.
 struct Node {
-    fd: Arc<OwnedFd>,
+    /// `None` when so many others were looked up since that it had to be closed; it is then found by its name.
+    fd: Option<Arc<OwnedFd>>,
     /// Where it was last found.
     parent: u64,
     name: Vec<u8>,
     lookups: u64,
 }
 
-pub(super) struct Backing {
-    nodes: Mutex<HashMap<u64, Node>>,
+struct Nodes {
+    by_number: HashMap<u64, Node>,
+    /// Those whose descriptors may be closed, in the order of their lookups.
+    closable: VecDeque<u64>,
+}
+
+pub(crate) struct Backing {
+    nodes: Mutex<Nodes>,
+    /// How many of the closable are open at most.
+    open_max: usize,
 }
 
 impl Backing {
-    pub(super) fn open(root: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(root: &Path) -> std::io::Result<Self> {
         let fd = rustix::fs::open(root, PATH_ONLY | OFlags::DIRECTORY, Mode::empty())?;
         let root = Node {
-            fd: Arc::new(fd),
+            fd: Some(Arc::new(fd)),
             parent: ROOT,
             name: Vec::new(),
             lookups: 1,
         };
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let nodes = Nodes {
+            by_number: HashMap::from([(ROOT, root)]),
+            closable: VecDeque::new(),
+        };
         Ok(Self {
-            nodes: Mutex::new(HashMap::from([(ROOT, root)])),
+            nodes: Mutex::new(nodes),
+            open_max: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         })
     }
 
-    fn nodes(&self) -> MutexGuard<'_, HashMap<u64, Node>> {
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn fd(&self, ino: INodeNo) -> Result<Arc<OwnedFd>> {
+    pub(crate) fn fd(&self, ino: INodeNo) -> Result<Arc<OwnedFd>> {
         let nodes = self.nodes();
-        let node = nodes.get(&ino.0).ok_or(Errno::STALE)?;
-        Ok(node.fd.clone())
+        let node = nodes.by_number.get(&ino.0).ok_or(Errno::STALE)?;
+        if let Some(fd) = &node.fd {
+            return Ok(fd.clone());
+        }
+        let (parent, name) = (
+            INodeNo(node.parent),
+            OsStr::from_bytes(&node.name).to_owned(),
+        );
+        drop(nodes);
+        let fd = rustix::fs::openat(&*self.fd(parent)?, name, PATH_ONLY, Mode::empty())?;
+        if rustix::fs::fstat(&fd)?.st_ino != ino.0 {
+            return Err(Errno::STALE);
+        }
+        Ok(Arc::new(fd))
     }
 
     /// Below the root, without a slash in front.
-    pub(super) fn path_of(&self, ino: INodeNo) -> Vec<u8> {
+    pub(crate) fn path_of(&self, ino: INodeNo) -> Vec<u8> {
         let nodes = self.nodes();
         let (mut names, mut at) = (Vec::new(), ino.0);
-        while let Some(node) = nodes.get(&at).filter(|_| at != ROOT) {
+        while let Some(node) = nodes.by_number.get(&at).filter(|_| at != ROOT) {
             names.push(node.name.clone());
             at = node.parent;
         }
@@ -67,7 +95,7 @@ impl Backing {
         names.join(&b'/')
     }
 
-    pub(super) fn path_in(&self, parent: INodeNo, name: &OsStr) -> Vec<u8> {
+    pub(crate) fn path_in(&self, parent: INodeNo, name: &OsStr) -> Vec<u8> {
         let mut path = self.path_of(parent);
         if !path.is_empty() {
             path.push(b'/');
@@ -77,12 +105,23 @@ impl Backing {
     }
 
     /// Looks a name up. The kernel knows the inode from now on, until it forgets it.
-    pub(super) fn look_up(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
+    pub(crate) fn look_up(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
         let fd = rustix::fs::openat(&*self.fd(parent)?, name, PATH_ONLY, Mode::empty())?;
         let attr = attr_of(&rustix::fs::fstat(&fd)?);
         let mut nodes = self.nodes();
-        let node = nodes.entry(attr.ino.0).or_insert_with(|| Node {
-            fd: Arc::new(fd),
+        let Nodes {
+            by_number,
+            closable,
+        } = &mut *nodes;
+        if attr.kind != FileType::Directory && !by_number.contains_key(&attr.ino.0) {
+            closable.push_back(attr.ino.0);
+            let close = (closable.len() > self.open_max).then(|| closable.pop_front());
+            if let Some(node) = close.flatten().and_then(|ino| by_number.get_mut(&ino)) {
+                node.fd = None;
+            }
+        }
+        let node = by_number.entry(attr.ino.0).or_insert_with(|| Node {
+            fd: Some(Arc::new(fd)),
             parent: parent.0,
             name: Vec::new(),
             lookups: 0,
@@ -93,29 +132,29 @@ impl Backing {
         Ok(attr)
     }
 
-    pub(super) fn forget(&self, ino: INodeNo, lookups: u64) {
+    pub(crate) fn forget(&self, ino: INodeNo, lookups: u64) {
         let mut nodes = self.nodes();
-        if let Some(node) = nodes.get_mut(&ino.0) {
+        if let Some(node) = nodes.by_number.get_mut(&ino.0) {
             node.lookups = node.lookups.saturating_sub(lookups);
             if node.lookups == 0 && ino.0 != ROOT {
-                nodes.remove(&ino.0);
+                nodes.by_number.remove(&ino.0);
             }
         }
     }
 
-    pub(super) fn attr(&self, ino: INodeNo) -> Result<FileAttr> {
+    pub(crate) fn attr(&self, ino: INodeNo) -> Result<FileAttr> {
         let mut attr = attr_of(&rustix::fs::fstat(&*self.fd(ino)?)?);
         attr.ino = ino;
         Ok(attr)
     }
 
     /// Opens the inode itself, whatever its name is by now.
-    pub(super) fn reopen(&self, ino: INodeNo, flags: OFlags) -> Result<OwnedFd> {
-        let path = proc_path(&*self.fd(ino)?);
-        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+    pub(crate) fn reopen(&self, ino: INodeNo, flags: OFlags) -> Result<OwnedFd> {
+        let inode = self.fd(ino)?;
+        rustix::fs::open(proc_path(&inode), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    pub(super) fn rename(
+    pub(crate) fn rename(
         &self,
         from: (INodeNo, &OsStr),
         to: (INodeNo, &OsStr),
@@ -133,13 +172,13 @@ impl Backing {
     fn moved(&self, dir: &OwnedFd, to: (INodeNo, &OsStr)) {
         let stat = rustix::fs::statat(dir, to.1, AtFlags::SYMLINK_NOFOLLOW);
         let Ok(stat) = stat else { return };
-        if let Some(node) = self.nodes().get_mut(&stat.st_ino) {
+        if let Some(node) = self.nodes().by_number.get_mut(&stat.st_ino) {
             node.parent = to.0.0;
             node.name = to.1.as_bytes().to_vec();
         }
     }
 
-    pub(super) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
+    pub(crate) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> Result<FileAttr> {
         let (inode, dir) = (self.fd(ino)?, self.fd(parent)?);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(CWD, proc_path(&inode), &*dir, name, flags)?;
@@ -148,11 +187,11 @@ impl Backing {
 }
 
 /// A path that leads to the inode of a descriptor, and no further if that is a symlink.
-pub(super) fn proc_path(fd: &OwnedFd) -> String {
+pub(crate) fn proc_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-pub(super) fn kind_of(kind: rustix::fs::FileType) -> Option<FileType> {
+pub(crate) fn kind_of(kind: rustix::fs::FileType) -> Option<FileType> {
     use rustix::fs::FileType as Kind;
     Some(match kind {
         Kind::RegularFile => FileType::RegularFile,
@@ -166,7 +205,7 @@ pub(super) fn kind_of(kind: rustix::fs::FileType) -> Option<FileType> {
     })
 }
 
-pub(super) fn attr_of(stat: &Stat) -> FileAttr {
+pub(crate) fn attr_of(stat: &Stat) -> FileAttr {
     let kind = kind_of(rustix::fs::FileType::from_raw_mode(stat.st_mode));
     FileAttr {
         ino: INodeNo(stat.st_ino),

@@ -1,6 +1,6 @@
-//! What goes wrong on a [`FaultFs`](super::FaultFs): rules that tests add while it is in use, and the count of what they did.
+//! What goes wrong on a [`Mount`](crate::Mount): rules that tests add while it is in use, and the count of what they did.
 
-use crate::support::rng::Rng;
+use crate::rng::Rng;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// A request of the kernel. One system call can be several: statx of a name is a `Lookup` and a `GetAttr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Call {
+pub enum Call {
     Lookup,
     GetAttr,
     Chmod,
@@ -49,7 +49,7 @@ pub(crate) enum Call {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     Fail(Errno),
     /// `Rename` is carried out, and then said to have failed.
     FailDone(Errno),
@@ -84,7 +84,7 @@ impl Effect {
 
 /// When something goes wrong: always, unless narrowed down.
 #[derive(Clone, Debug)]
-pub(crate) struct Rule {
+pub struct Rule {
     calls: Vec<Call>,
     effect: Effect,
     /// Below the filesystem's root; `*` stands for any bytes, slashes too.
@@ -95,7 +95,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(calls: &[Call], effect: Effect) -> Self {
+    pub fn new(calls: &[Call], effect: Effect) -> Self {
         Self {
             calls: calls.to_vec(),
             effect,
@@ -106,25 +106,25 @@ impl Rule {
         }
     }
 
-    pub(crate) fn at(mut self, pattern: impl AsRef<[u8]>) -> Self {
+    pub fn at(mut self, pattern: impl AsRef<[u8]>) -> Self {
         self.pattern = pattern.as_ref().to_vec();
         self
     }
 
     /// The first `count` matching requests go well.
-    pub(crate) fn after(mut self, count: u64) -> Self {
+    pub fn after(mut self, count: u64) -> Self {
         self.skip = count;
         self
     }
 
     /// No more than `count` go wrong.
-    pub(crate) fn times(mut self, count: u64) -> Self {
+    pub fn times(mut self, count: u64) -> Self {
         self.left = count;
         self
     }
 
     /// Each matching request goes wrong with this probability.
-    pub(crate) fn percent(mut self, percent: usize) -> Self {
+    pub fn percent(mut self, percent: usize) -> Self {
         self.percent = percent;
         self
     }
@@ -169,15 +169,15 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 
 /// What the rules together do to one request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Verdict {
-    pub(super) delay: Option<Duration>,
-    pub(super) errno: Option<Errno>,
-    pub(super) errno_when_done: Option<Errno>,
-    pub(super) short: Option<usize>,
-    pub(super) twice: bool,
-    pub(super) omit: bool,
-    pub(super) kind: Option<fuser::FileType>,
-    pub(super) size: Option<u64>,
+pub(crate) struct Verdict {
+    pub(crate) delay: Option<Duration>,
+    pub(crate) errno: Option<Errno>,
+    pub(crate) errno_when_done: Option<Errno>,
+    pub(crate) short: Option<usize>,
+    pub(crate) twice: bool,
+    pub(crate) omit: bool,
+    pub(crate) kind: Option<fuser::FileType>,
+    pub(crate) size: Option<u64>,
 }
 
 impl Verdict {
@@ -195,14 +195,14 @@ impl Verdict {
     }
 
     /// The bytes or entries that this request may move of `wanted`.
-    pub(super) fn limit(&self, wanted: usize) -> usize {
+    pub(crate) fn limit(&self, wanted: usize) -> usize {
         self.short.map_or(wanted, |short| short.min(wanted))
     }
 }
 
 /// The rules of one filesystem; shared with its threads.
 #[derive(Debug)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// Whether there are rules: without any, no path is put together.
     armed: AtomicBool,
     state: Mutex<State>,
@@ -217,8 +217,15 @@ struct State {
     injected: BTreeMap<String, u64>,
 }
 
+impl Default for Faults {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Faults {
-    pub(super) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             armed: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -234,18 +241,18 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn inject(&self, rule: Rule) {
+    pub fn inject(&self, rule: Rule) {
         self.state().rules.push(rule);
         self.armed.store(true, SeqCst);
     }
 
     /// What chances are drawn from.
-    pub(crate) fn seed(&self, seed: u64) {
+    pub fn seed(&self, seed: u64) {
         self.state().rng = Rng::new(seed);
     }
 
     /// Everything goes well from now on. Returns how often something went wrong since the last time.
-    pub(crate) fn clear(&self) -> u64 {
+    pub fn clear(&self) -> u64 {
         self.armed.store(false, SeqCst);
         let mut state = self.state();
         state.rules.clear();
@@ -253,16 +260,16 @@ impl Faults {
     }
 
     /// How often something went wrong since the rules were last cleared.
-    pub(crate) fn recent(&self) -> u64 {
+    pub fn recent(&self) -> u64 {
         self.state().recent
     }
 
     /// All that went wrong so far, by errno or effect.
-    pub(crate) fn injected(&self) -> BTreeMap<String, u64> {
+    pub fn injected(&self) -> BTreeMap<String, u64> {
         self.state().injected.clone()
     }
 
-    pub(super) fn judge(&self, calls: &[Call], paths: impl FnOnce() -> Vec<Vec<u8>>) -> Verdict {
+    pub(crate) fn judge(&self, calls: &[Call], paths: impl FnOnce() -> Vec<Vec<u8>>) -> Verdict {
         let mut verdict = Verdict::default();
         if !self.armed.load(SeqCst) {
             return verdict;

@@ -24,13 +24,13 @@ struct Shared {
     changed: Condvar,
 }
 
-pub(super) struct Timer {
+pub(crate) struct Timer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Timer {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let shared = Arc::new(Shared::default());
         let thread = |_| {
             let shared = shared.clone();
@@ -40,7 +40,7 @@ impl Timer {
         Self { shared, threads }
     }
 
-    pub(super) fn after(&self, delay: Duration, work: Work) {
+    pub(crate) fn after(&self, delay: Duration, work: Work) {
         let mut queue = self.shared.lock();
         queue.number += 1;
         let key = (Instant::now() + delay, queue.number);
