@@ -31,11 +31,14 @@ pub(super) fn statx_sqe(
         .build()
 }
 
+/// To a worker at once. For a name that is cached io_uring would open on this thread, and network filesystems ask their
+/// server then, whatever io_uring wants: the executor would wait for the answer.
 fn open_sqe(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> squeue::Entry {
     opcode::OpenAt::new(fd(at), name.as_ptr())
         .flags(flags.bits())
         .mode(mode)
         .build()
+        .flags(squeue::Flags::ASYNC)
 }
 
 /// The submission entry for an operation. It points into `op` and, for a single statx, to `statx`: both must stay where

@@ -79,7 +79,9 @@ impl Lane {
             attempts += 1;
             let (source, before) = self.open_source(place).await?;
             let made = self.make_file(place, &before, existing, kept).await?;
-            let filled = match self.fill(&source, &before, &made, existing, spread).await {
+            let filled = self.fill(&source, &before, &made, existing, spread).await;
+            self.close_source(source).await;
+            let filled = match filled {
                 Ok(filled) => filled,
                 Err(failure) => {
                     self.abandon(place, &made).await;
@@ -122,6 +124,14 @@ impl Lane {
             // A symlink has taken the file's place.
             Err(failure) if failure.is(Errno::ELOOP) => Err(replaced(Side::Source)),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// A server may be asked once more when a file is closed; the executor does not wait for it. That a file was only read
+    /// makes what it answers nobody's concern.
+    async fn close_source(&self, file: Handle) {
+        if let Err(failure) = self.on_source(Op::Close { file }).await {
+            tracing::debug!(?failure, "a source file was closed with an error");
         }
     }
 

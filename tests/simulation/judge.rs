@@ -223,6 +223,8 @@ impl Case<'_> {
                     | Errno::ETXTBSY
                     | Errno::EPERM
             ),
+            // It was only read.
+            OpKind::Close => *side == Side::Source,
             // The clearing up after another failure.
             OpKind::Unlink if is_temp(path) => !self.dest.contains_key(path),
             OpKind::Unlink => all.iter().any(|other| {
