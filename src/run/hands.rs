@@ -24,6 +24,9 @@ use crate::transfer::{Buffers, Failure, Lane, LargeFile, Spread};
 /// Entries of one directory in work at once on a filesystem that blocks. On a fast one they go one by one: more
 /// would only cost memory.
 const ENTRIES_AT_ONCE_MAX: usize = 64;
+/// Names of one directory that are made or removed at once where each takes its time. The kernel holds the directory for
+/// each, so more would only keep others from their directories; files also have steps that need no lock.
+const NAMES_AT_ONCE_MAX: usize = 4;
 
 /// What the hands may do.
 #[derive(Clone)]
@@ -90,11 +93,12 @@ impl Hands for LaneHands {
                 all.extend(child);
                 children.set(all);
             };
-            for_each(slow, &plan.removals, async |removal| {
+            let at_once = if slow { NAMES_AT_ONCE_MAX } else { 1 };
+            for_each(at_once, &plan.removals, async |removal| {
                 add(work.remove(removal).await);
             })
             .await;
-            for_each(slow, &plan.dirs, async |step| {
+            for_each(at_once, &plan.dirs, async |step| {
                 add(work.directory(step).await);
             })
             .await;
@@ -115,10 +119,14 @@ impl Hands for LaneHands {
             };
             // Asked again now and then: a filesystem shows only in use how fast it is.
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
-                let slow =
-                    is_slow(&*shard.source, &dirs.source) || is_slow(&*shard.dest, &dirs.dest);
-                let slow = slow || self.lane.waits_for_device();
-                for_each(slow, steps, async |step| work.step(step).await).await;
+                let at_once = if is_slow(&*shard.dest, &dirs.dest) {
+                    NAMES_AT_ONCE_MAX
+                } else if is_slow(&*shard.source, &dirs.source) || self.lane.waits_for_device() {
+                    ENTRIES_AT_ONCE_MAX
+                } else {
+                    1
+                };
+                for_each(at_once, steps, async |step| work.step(step).await).await;
             }
         })
     }
@@ -144,13 +152,13 @@ impl Hands for LaneHands {
 
 /// Runs `work` on each item: one by one, or many at once where each waits.
 async fn for_each<'a, T: 'a, F: Future<Output = ()>>(
-    at_once: bool,
+    at_once: usize,
     items: impl IntoIterator<Item = &'a T>,
     work: impl Fn(&'a T) -> F,
 ) {
-    if at_once {
+    if at_once > 1 {
         let all = futures_util::stream::iter(items);
-        all.for_each_concurrent(ENTRIES_AT_ONCE_MAX, work).await;
+        all.for_each_concurrent(at_once, work).await;
         return;
     }
     for item in items {
