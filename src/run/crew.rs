@@ -3,20 +3,18 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use async_channel::Receiver;
-
 use super::FsMaker;
 use super::hands::{HandsOptions, LaneHands};
 use crate::model::{Instruments, Meter};
 use crate::monitor::Latencies;
-use crate::shard::{self, Message, Node, Shard, Shared};
+use crate::shard::{self, Inbox, Node, Shard, Shared};
 use crate::transfer::{Lane, LaneGear, LaneOptions, Written};
 
 /// What each shard is made from, on its own executor.
 #[derive(Clone)]
 pub(super) struct Crew {
     pub(super) shared: Arc<Shared>,
-    pub(super) inboxes: Vec<Receiver<Message>>,
+    pub(super) inboxes: Vec<Inbox>,
     pub(super) root: Arc<Node>,
     pub(super) hands: HandsOptions,
     pub(super) lane: LaneOptions,

@@ -139,7 +139,8 @@ impl Splitter<'_> {
             body,
         };
         // Closed only when a shard was lost; then nothing matters any more.
-        let _ = self.shard.shared.inboxes[to]
+        let _ = self.shard.shared.addresses[to]
+            .messages
             .send(Message::Part(message))
             .await;
     }

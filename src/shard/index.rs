@@ -9,13 +9,14 @@ use crate::model::Listing;
 
 /// Positions of entries, by the hash of their names. Names and entries stay in the listing.
 #[derive(Debug)]
-pub(super) struct NameIndex {
+pub struct NameIndex {
     table: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl NameIndex {
-    pub(super) fn new(hasher: RandomState) -> Self {
+    #[must_use]
+    pub fn new(hasher: RandomState) -> Self {
         Self {
             table: HashTable::new(),
             hasher,
@@ -24,7 +25,7 @@ impl NameIndex {
 
     /// Adds the entry at `at`; `false` when the listing has that name already, as a directory that changes while it
     /// is read may list a name twice.
-    pub(super) fn insert(&mut self, listing: &Listing, at: usize) -> bool {
+    pub fn insert(&mut self, listing: &Listing, at: usize) -> bool {
         let name = listing.name_bytes(&listing.entries[at]);
         let hash = self.hasher.hash_one(name);
         if self.position(listing, hash, name).is_some() {
@@ -41,7 +42,8 @@ impl NameIndex {
     }
 
     /// The position of `name` in `listing`.
-    pub(super) fn find(&self, listing: &Listing, name: &[u8]) -> Option<usize> {
+    #[must_use]
+    pub fn find(&self, listing: &Listing, name: &[u8]) -> Option<usize> {
         self.position(listing, self.hasher.hash_one(name), name)
     }
 
@@ -53,7 +55,8 @@ impl NameIndex {
             .map(|&position| position as usize)
     }
 
-    pub(super) fn reserve(&mut self, listing: &Listing, additional: usize) {
+    /// Makes room for so many more names.
+    pub fn reserve(&mut self, listing: &Listing, additional: usize) {
         self.table.reserve(additional, |&position| {
             let entry = &listing.entries[position as usize];
             self.hasher.hash_one(listing.name_bytes(entry))

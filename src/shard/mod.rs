@@ -43,6 +43,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use futures_util::future::LocalBoxFuture;
 
+pub use index::NameIndex;
 pub use node::{Dirs, Job, Node, Presence};
 pub use plan::{Plan, Removal, Step, StrayRule};
 pub use protect::BackupRule;
@@ -59,7 +60,7 @@ use giant::PartMessage;
 use pulse::Pulse;
 use queue::Queue;
 
-/// Messages that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
+/// Messages of each kind that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
 /// this is far more than the cores can be ahead of each other.
 const INBOX_MAX: usize = 256;
 /// Listings kept for reuse by one shard, and the heap that one of them may keep.
@@ -102,7 +103,7 @@ pub struct Options {
 /// What all shards of a run share.
 pub struct Shared {
     pub options: Options,
-    inboxes: Vec<Sender<Message>>,
+    addresses: Vec<Address>,
     /// Says which directory may begin.
     pub coordinator: Arc<Coordinator>,
     /// Directory descriptors that may stay open for the sake of children to come.
@@ -132,15 +133,13 @@ impl Shared {
         tallies: Arc<[CachePadded<Tally>]>,
         cancel: Arc<Cancel>,
         sink: Arc<dyn Sink>,
-    ) -> (Arc<Self>, Vec<Receiver<Message>>) {
+    ) -> (Arc<Self>, Vec<Inbox>) {
         let pulses = tallies.iter().map(|_| Pulse::default()).collect();
-        let (inboxes, receivers) = (0..tallies.len())
-            .map(|_| async_channel::bounded(INBOX_MAX))
-            .unzip();
+        let (addresses, inboxes) = (0..tallies.len()).map(|_| inbox()).unzip();
         let shared = Self {
             options,
             coordinator,
-            inboxes,
+            addresses,
             handles,
             retries,
             tallies,
@@ -152,7 +151,7 @@ impl Shared {
             pulses,
             file_size_max: AtomicU64::new(0),
         };
-        (Arc::new(shared), receivers)
+        (Arc::new(shared), inboxes)
     }
 
     /// Device and inode of the source root.
@@ -162,7 +161,7 @@ impl Shared {
     }
 
     fn shards(&self) -> usize {
-        self.inboxes.len()
+        self.addresses.len()
     }
 
     /// The shard that gets a name of a split directory.
@@ -174,8 +173,9 @@ impl Shared {
 
     /// Closes all inboxes: the end of the run.
     fn stop(&self) {
-        for inbox in &self.inboxes {
-            inbox.close();
+        for address in &self.addresses {
+            address.runs.close();
+            address.messages.close();
         }
     }
 
@@ -189,11 +189,34 @@ impl Shared {
 /// A future to run on another shard, made there.
 pub type Task = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>;
 
-/// What shards send each other.
+/// What shards send each other besides directories.
 pub enum Message {
-    Run(Run),
     Part(PartMessage),
     Task(Task),
+}
+
+/// Where the others send to a shard.
+struct Address {
+    runs: Sender<Run>,
+    messages: Sender<Message>,
+}
+
+/// What a shard receives. Directories come apart, for they may be taken at any moment and in any order; of the others those
+/// of one sender stay in order.
+#[derive(Clone)]
+pub struct Inbox {
+    runs: Receiver<Run>,
+    messages: Receiver<Message>,
+}
+
+fn inbox() -> (Address, Inbox) {
+    let (to_runs, runs) = async_channel::bounded(INBOX_MAX);
+    let (to_messages, messages) = async_channel::bounded(INBOX_MAX);
+    let address = Address {
+        runs: to_runs,
+        messages: to_messages,
+    };
+    (address, Inbox { runs, messages })
 }
 
 /// Those who carry out what the comparison decided. Implemented by the composition root with the transfer lanes.
@@ -284,10 +307,10 @@ impl Shard {
     /// Runs a task on every other shard. Used for work that is split by its claimants: a task that comes late finds
     /// nothing left to claim.
     pub async fn on_other_shards(&self, mut task: impl FnMut() -> Task) {
-        for (id, inbox) in self.shared.inboxes.iter().enumerate() {
+        for (id, address) in self.shared.addresses.iter().enumerate() {
             if id != self.id {
                 // A closed inbox means that the run is over or lost; nobody waits for helpers then.
-                let _ = inbox.send(Message::Task(task())).await;
+                let _ = address.messages.send(Message::Task(task())).await;
             }
         }
     }

@@ -11,24 +11,25 @@ use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Read};
 use super::plan::{InHand, Plan, Removal};
 use super::queue::{Child, Run, Turn};
-use super::{Message, Mode, Shard, giant, sift, symlinks};
+use super::{Inbox, Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Handle, Links, Op, Reply, Target};
 use crate::model::{Kind, Listing, State, Timed, Wait};
 use crate::throttle::{Admission, DirPermit};
 
 /// Runs a shard until the run is over. `root` is given to one of the shards.
-pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<Node>>) {
-    let dispatcher = glommio::spawn_local(dispatch(shard.clone()));
+pub async fn run(shard: Rc<Shard>, inbox: Inbox, root: Option<Arc<Node>>) {
+    let Inbox { runs, messages } = inbox;
+    let dispatcher = glommio::spawn_local(dispatch(shard.clone(), runs.clone()));
+    let receiver = glommio::spawn_local(receive(shard.clone(), runs));
     let beating = shard.clone();
     glommio::spawn_local(async move { beating.pulse().beat().await }).detach();
     if let Some(root) = root {
         let admission = shard.shared.coordinator.admit().await;
         start_visit(&shard, root, admission);
     }
-    while let Ok(message) = inbox.recv().await {
+    while let Ok(message) = messages.recv().await {
         match message {
-            Message::Run(run) => push(&shard, run),
             Message::Part(part) => giant::receive(&shard, part).await,
             Message::Task(task) => {
                 glommio::spawn_local(task(shard.clone())).detach();
@@ -37,7 +38,15 @@ pub async fn run(shard: Rc<Shard>, inbox: Receiver<Message>, root: Option<Arc<No
     }
     // Nothing is queued any more, or a shard was lost; then its permits are too, and waiting for one would never end.
     dispatcher.cancel().await;
+    receiver.cancel().await;
     shard.pulse().stop();
+}
+
+/// Wakes an idle shard when directories come.
+async fn receive(shard: Rc<Shard>, runs: Receiver<Run>) {
+    while let Ok(run) = runs.recv().await {
+        push(&shard, run);
+    }
 }
 
 fn push(shard: &Shard, run: Run) {
@@ -46,12 +55,17 @@ fn push(shard: &Shard, run: Run) {
 }
 
 /// Takes directories off the queue as permits come.
-async fn dispatch(shard: Rc<Shard>) {
+async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
     let may_visit = || shard.tally().levels.dirs_active.get() < shard.visiting_max();
     loop {
         shard.queue.until(may_visit).await;
         let asked = shard.instruments.now();
         let admission = shard.shared.coordinator.admit().await;
+        // A busy executor looks at its wakes only now and then. What came meanwhile is newer than what waits, and deeper: were
+        // it left until then, the crawl would go in breadth, and lose the open directories that it starts from.
+        while let Ok(run) = runs.try_recv() {
+            push(&shard, run);
+        }
         // Nobody else takes from the queue, so what was there still is.
         let Some(Turn {
             parent,
@@ -253,7 +267,7 @@ async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
             push(shard, run);
         } else {
             // Closed only when a shard was lost; then nothing matters any more.
-            let _ = shard.shared.inboxes[to].send(Message::Run(run)).await;
+            let _ = shard.shared.addresses[to].runs.send(run).await;
         }
     }
 }
