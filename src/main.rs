@@ -29,7 +29,8 @@
 //!   report/dashboard/  the whole screen                report/page/  one page about a run
 //! ```
 //!
-//! Calls go downwards in that list only; `tests/arrows.rs` holds the code to it.
+//! Calls go downwards in that list only; `tests/arrows.rs` holds the code to it. Beside `src`: `tests/` (with `faultfs`, a
+//! filesystem that fails or is slow when told to), `benches/` for single functions, `perf/` for whole runs.
 
 mod session;
 

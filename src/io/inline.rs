@@ -257,8 +257,10 @@ fn read_dir(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
             Some(Err(errno)) => return Err(errno_of(errno)),
             Some(Ok(entry)) => {
                 let name = entry.file_name();
-                if is_component(name) {
-                    listing.push(name, entry.ino(), kind_of(entry.file_type()));
+                let kind = kind_of(entry.file_type());
+                if is_component(name) && !listing.push(name, entry.ino(), kind) {
+                    // A name that was left out would look as if the source lacked it.
+                    return Err(Errno::EOVERFLOW);
                 }
             }
         }
@@ -337,7 +339,7 @@ fn stat_at(dir: impl AsFd, name: &CStr, flags: StatAt) -> Result<Meta, Errno> {
     meta_of(&raw)
 }
 
-fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
+pub(super) fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
     stat_at(fd, c"", StatAt::EMPTY_PATH)
 }
 

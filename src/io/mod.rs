@@ -10,8 +10,10 @@ pub mod local;
 pub mod op;
 pub mod probe;
 pub mod ring;
+mod small;
 mod sqe;
 
 pub use depth::{DEPTH_MAX, Depth};
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};
+pub use small::{Born, SmallCopy};

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use nix::errno::Errno;
 
 use super::ring::RingFuture;
+use super::small::SmallCopy;
 use crate::error::OpKind;
 use crate::model::{Carried, Kind, Listing, Meta, Time, XattrChange, Xattrs};
 
@@ -516,4 +517,10 @@ pub trait Fs {
 
     /// Whether calls are known to block, so that many at a time pay off.
     fn is_slow(&self, dev: u64) -> bool;
+
+    /// Copies a small file in one go, on the filesystem of its new name, where that pays off. `false` when it is not there:
+    /// then nothing is, and the ordinary operations are to be used.
+    fn copy_small(&self, _copy: &SmallCopy<'_>, _buffer: &mut [u8]) -> bool {
+        false
+    }
 }

@@ -23,6 +23,8 @@ pub enum OpClass {
     Write,
     /// Data that the kernel moves or shares by itself.
     Copy,
+    /// A small file, all its operations in one go.
+    SmallFile,
     Close,
     /// Directories, symlinks, special files, hard links.
     Make,
@@ -35,7 +37,7 @@ pub enum OpClass {
 }
 
 impl OpClass {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::List,
         Self::Stat,
         Self::Open,
@@ -43,6 +45,7 @@ impl OpClass {
         Self::Read,
         Self::Write,
         Self::Copy,
+        Self::SmallFile,
         Self::Close,
         Self::Make,
         Self::Rename,
@@ -62,6 +65,7 @@ impl OpClass {
             Self::Read => "read",
             Self::Write => "write",
             Self::Copy => "copy",
+            Self::SmallFile => "small file",
             Self::Close => "close",
             Self::Make => "make",
             Self::Rename => "rename",
@@ -218,7 +222,9 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_class_and_every_class_an_operation() {
-        let classes: BTreeSet<OpClass> = OpKind::ALL.into_iter().map(OpClass::from).collect();
+        let mut classes: BTreeSet<OpClass> = OpKind::ALL.into_iter().map(OpClass::from).collect();
+        // It stands for several.
+        assert!(classes.insert(OpClass::SmallFile));
         assert_eq!(classes, BTreeSet::from(OpClass::ALL));
     }
 

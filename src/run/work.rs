@@ -11,7 +11,7 @@ use super::hands::{LaneHands, SpreadOverShards, Told, error};
 use super::links::DirPath;
 use super::way::Way;
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::Links;
+use crate::io::{Born, Links};
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
 use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
 use crate::transfer::{Backup, Clearing, Failure, Place};
@@ -24,6 +24,7 @@ pub(super) struct Work<'a> {
     pub plan: &'a Plan,
     /// The directory's path, once somebody needs it for longer.
     dir_path: OnceCell<DirPath>,
+    born: Born,
 }
 
 impl<'a> Work<'a> {
@@ -39,6 +40,7 @@ impl<'a> Work<'a> {
             dirs,
             plan,
             dir_path: OnceCell::new(),
+            born: Born::default(),
         }
     }
 }
@@ -214,6 +216,7 @@ impl Work<'_> {
             backup: None,
             backup_taken: false,
             way: None,
+            born: &self.born,
         };
         if presence == Presence::Made
             && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
@@ -243,6 +246,7 @@ impl Work<'_> {
             backup: None,
             backup_taken: step.backup_taken,
             way: None,
+            born: &self.born,
         };
         let existing = step.dest.as_deref();
         let acted = if self.shard.shared.options.policy.carry_links {
@@ -372,7 +376,7 @@ impl Work<'_> {
             match wanted.kind {
                 Kind::File => {
                     let spread = SpreadOverShards(self.shard);
-                    let copy = async || lane.copy_file(place, existing, &spread).await;
+                    let copy = async || lane.copy_file(place, wanted, existing, &spread).await;
                     let copied = self.until_done(place, copy).await?;
                     let tally = self.shard.tally();
                     if copied.cloned {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
+use nix::errno::Errno;
 
 use super::batch::read_batch;
 use super::part::Part;
@@ -185,17 +186,22 @@ async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
     };
     let mut part = Part::new(&shard, dirs.clone(), in_hand);
     part.is_split = true;
-    let mut permit = None;
+    let (mut permit, mut has_all) = (None, true);
     while let Ok(message) = inbox.recv().await {
         permit = Some(message.permit);
         match message.body {
             Body::Source(batch) => {
                 let indexed = part.source_len();
-                part.append_source(&batch);
+                has_all &= part.append_source(&batch);
                 part.index_source(&shard, indexed).await;
             }
             Body::SourceEnd { complete } => {
-                part.source_complete = complete;
+                if !has_all {
+                    let (op, side) = (OpKind::ReadDir, Side::Source);
+                    let path = dirs.node.path();
+                    shard.report(Error::errno(op, side, path, Errno::EOVERFLOW));
+                }
+                part.source_complete = complete && has_all;
                 part.trim_lease();
             }
             Body::Dest(batch) => {

@@ -342,6 +342,10 @@ impl Shard {
 
     fn keep_listing(&self, mut listing: Listing) {
         let mut kept = self.listings.borrow_mut();
+        if self.shared.coordinator.is_memory_short() {
+            kept.clear();
+            return;
+        }
         if kept.len() < LISTINGS_KEPT_MAX && listing.heap_bytes() <= LISTING_KEPT_BYTES_MAX {
             listing.clear();
             kept.push(listing);

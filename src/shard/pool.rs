@@ -52,7 +52,7 @@ where
                 .preempt_timer(PREEMPT_AFTER)
                 .blocking_thread_pool_placement(blocking)
                 .make()
-                .map_err(|error| format!("cannot start an executor on CPU {cpu}: {error}"));
+                .map_err(|error| refused(cpu, &error));
             let result = executor.and_then(|executor| executor.run(body(shard)));
             if result.is_err() {
                 guard.0.abort();
@@ -77,6 +77,14 @@ where
         failure.get_or_insert(error);
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Why there is no executor, and what helps: each one's ring needs locked memory and descriptors.
+fn refused(cpu: usize, error: &impl std::fmt::Display) -> String {
+    format!(
+        "cannot start an executor on CPU {cpu}: {error}; fewer executors (--cores), more locked memory (`ulimit -l`) or more \
+         descriptors (`ulimit -n`) may help"
+    )
 }
 
 /// Tells the thread that waits for all shards.

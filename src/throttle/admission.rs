@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use super::cancel::Cancelled;
 use super::coordinator::Coordinator;
+use super::waiters::Ticket;
 
 /// What a directory needs to begin.
 #[derive(Debug)]
@@ -102,18 +103,17 @@ impl Drop for IndexLease {
 #[derive(Debug)]
 pub struct Admit {
     coordinator: Arc<Coordinator>,
-    cancelled: Cancelled,
-    id: usize,
-    waiting: bool,
+    /// From the moment on when it has to wait.
+    cancelled: Option<Cancelled>,
+    ticket: Ticket,
 }
 
 impl Admit {
     pub(super) fn new(coordinator: Arc<Coordinator>) -> Self {
         Self {
-            cancelled: coordinator.cancel.cancelled(),
-            id: coordinator.waiters.ticket(),
             coordinator,
-            waiting: false,
+            cancelled: None,
+            ticket: Ticket::default(),
         }
     }
 }
@@ -122,15 +122,20 @@ impl Future for Admit {
     type Output = Admission;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Admission> {
-        if let Some(admission) = self.coordinator.try_admit() {
+        let Self {
+            coordinator,
+            cancelled,
+            ticket,
+        } = &mut *self;
+        if let Some(admission) = coordinator.try_admit() {
             return Poll::Ready(admission);
         }
-        self.coordinator.waiters.join(self.id, cx.waker());
-        self.waiting = true;
+        coordinator.waiters.join(ticket, cx.waker());
         // Wakes us when the run is cancelled, and then no throttle holds us.
-        let _ = Pin::new(&mut self.cancelled).poll(cx);
+        let cancelled = cancelled.get_or_insert_with(|| coordinator.cancel.cancelled());
+        let _ = Pin::new(cancelled).poll(cx);
         // What we wait for may have come before we stood in the queue, and then nobody wakes us.
-        match self.coordinator.try_admit() {
+        match coordinator.try_admit() {
             Some(admission) => Poll::Ready(admission),
             None => Poll::Pending,
         }
@@ -139,8 +144,7 @@ impl Future for Admit {
 
 impl Drop for Admit {
     fn drop(&mut self) {
-        if self.waiting {
-            self.coordinator.waiters.leave(self.id);
+        if self.coordinator.waiters.leave(&self.ticket) {
             self.coordinator.waiters.wake_one();
         }
     }

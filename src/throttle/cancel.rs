@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
-use super::waiters::Waiters;
+use super::waiters::{Ticket, Waiters};
 
 /// Why a run ends before its work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,8 @@ impl Cancel {
     #[must_use]
     pub fn cancelled(self: &Arc<Self>) -> Cancelled {
         Cancelled {
-            id: self.waiters.ticket(),
             cancel: self.clone(),
-            waiting: false,
+            ticket: Ticket::default(),
         }
     }
 }
@@ -73,8 +72,7 @@ impl Cancel {
 #[derive(Debug)]
 pub struct Cancelled {
     cancel: Arc<Cancel>,
-    id: usize,
-    waiting: bool,
+    ticket: Ticket,
 }
 
 impl Future for Cancelled {
@@ -84,10 +82,10 @@ impl Future for Cancelled {
         if self.cancel.is_set() {
             return Poll::Ready(());
         }
-        self.cancel.waiters.join(self.id, cx.waker());
-        self.waiting = true;
+        let Self { cancel, ticket } = &mut *self;
+        cancel.waiters.join(ticket, cx.waker());
         // It may have been set before we stood in the queue.
-        if self.cancel.is_set() {
+        if cancel.is_set() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -97,8 +95,6 @@ impl Future for Cancelled {
 
 impl Drop for Cancelled {
     fn drop(&mut self) {
-        if self.waiting {
-            self.cancel.waiters.leave(self.id);
-        }
+        self.cancel.waiters.leave(&self.ticket);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
-use super::waiters::Waiters;
+use super::waiters::{Ticket, Waiters};
 
 /// Caps how many pieces of work of one kind are in hand at once: directories in transfer, files of a lane.
 ///
@@ -49,8 +49,7 @@ impl Semaphore {
     pub fn acquire(self: &Arc<Self>) -> Acquire {
         Acquire {
             semaphore: self.clone(),
-            id: self.waiters.ticket(),
-            waiting: false,
+            ticket: Ticket::default(),
         }
     }
 }
@@ -73,21 +72,20 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub struct Acquire {
     semaphore: Arc<Semaphore>,
-    id: usize,
-    waiting: bool,
+    ticket: Ticket,
 }
 
 impl Future for Acquire {
     type Output = Permit;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        if let Some(permit) = self.semaphore.try_acquire() {
+        let Self { semaphore, ticket } = &mut *self;
+        if let Some(permit) = semaphore.try_acquire() {
             return Poll::Ready(permit);
         }
-        self.semaphore.waiters.join(self.id, cx.waker());
-        self.waiting = true;
+        semaphore.waiters.join(ticket, cx.waker());
         // One may have come back before we stood in the queue, and then nobody wakes us.
-        match self.semaphore.try_acquire() {
+        match semaphore.try_acquire() {
             Some(permit) => Poll::Ready(permit),
             None => Poll::Pending,
         }
@@ -96,11 +94,9 @@ impl Future for Acquire {
 
 impl Drop for Acquire {
     fn drop(&mut self) {
-        if self.waiting {
-            self.semaphore.waiters.leave(self.id);
-            if self.semaphore.available.load(SeqCst) > 0 {
-                self.semaphore.waiters.wake_one();
-            }
+        let had_place = self.semaphore.waiters.leave(&self.ticket);
+        if had_place && self.semaphore.available.load(SeqCst) > 0 {
+            self.semaphore.waiters.wake_one();
         }
     }
 }

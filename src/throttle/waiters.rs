@@ -15,12 +15,11 @@ pub(super) struct Waiters {
     next_id: AtomicUsize,
 }
 
-impl Waiters {
-    /// A place of one's own, for [`Waiters::join`].
-    pub(super) fn ticket(&self) -> usize {
-        self.next_id.fetch_add(1, SeqCst)
-    }
+/// A place in a queue, once it was joined: who need not wait touches nothing that others share.
+#[derive(Debug, Default)]
+pub(super) struct Ticket(Option<usize>);
 
+impl Waiters {
     pub(super) fn count(&self) -> usize {
         self.count.load(SeqCst)
     }
@@ -31,7 +30,9 @@ impl Waiters {
     }
 
     /// Joins the queue, or stays where it is with a new waker.
-    pub(super) fn join(&self, id: usize, waker: &Waker) {
+    pub(super) fn join(&self, ticket: &mut Ticket, waker: &Waker) {
+        let next = || self.next_id.fetch_add(1, SeqCst);
+        let id = *ticket.0.get_or_insert_with(next);
         let mut queue = self.lock();
         if let Some(known) = queue.iter_mut().find(|(known, _)| *known == id) {
             known.1.clone_from(waker);
@@ -41,10 +42,13 @@ impl Waiters {
         }
     }
 
-    pub(super) fn leave(&self, id: usize) {
+    /// Gives up a place. Whether there was one: a wake may have been meant for it, and is to be passed on.
+    pub(super) fn leave(&self, ticket: &Ticket) -> bool {
+        let Some(id) = ticket.0 else { return false };
         let mut queue = self.lock();
         queue.retain(|(known, _)| *known != id);
         self.count.store(queue.len(), SeqCst);
+        true
     }
 
     pub(super) fn wake_one(&self) {

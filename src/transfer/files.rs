@@ -45,8 +45,8 @@ struct Filled {
 }
 
 impl Lane {
-    /// Copies a regular file with its attributes. `existing` is what the destination has under the name: nothing, or
-    /// something that is not a directory.
+    /// Copies a regular file with its attributes. `wanted` is how it was listed; `existing` is what the
+    /// destination has under the name: nothing, or something that is not a directory.
     ///
     /// # Errors
     /// What failed; the destination then has what it had before (in direct mode: possibly an incomplete file or none, in
@@ -54,10 +54,14 @@ impl Lane {
     pub async fn copy_file(
         &self,
         place: Place<'_>,
+        wanted: &Meta,
         existing: Option<&Meta>,
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
         let _permit = self.files.acquire().await;
+        if let Some(copied) = self.copy_in_one_go(place, wanted, existing).await {
+            return copied;
+        }
         let mut kept = Kept::NotYet;
         let copied = self.copy_until_settled(place, existing, spread, &mut kept);
         let copied = copied.await;
@@ -159,15 +163,21 @@ impl Lane {
         if *kept == Kept::NotYet {
             *kept = self.keep_moved(place, existing).await?;
         }
+        let (name, mode) = (place.name.to_owned(), self.mode_to_make(source));
+        let file = self.create(place.dest, name, mode, Landing::Final).await?;
+        place.born.note(mode, file.meta);
+        Ok(file)
+    }
+
+    /// The mode with which a file is made under its final name. Until it has its own owner, group and setuid bits, nobody
+    /// else may open it.
+    pub(super) fn mode_to_make(&self, source: &Meta) -> u32 {
         let LaneOptions {
             policy, own_ids, ..
         } = &self.options;
-        // Until it has its own owner, group and setuid bits, nobody else may open it.
         let private =
             source.mode & 0o7000 != 0 || !policy.carry_mode || (source.uid, source.gid) != *own_ids;
-        let mode = if private { 0o600 } else { source.mode };
-        let name = place.name.to_owned();
-        self.create(place.dest, name, mode, Landing::Final).await
+        if private { 0o600 } else { source.mode }
     }
 
     /// When hard links are carried, an inode with several names may stand for another file of the source by its other ones.
@@ -190,7 +200,12 @@ impl Lane {
                     }
                     return Err(failure);
                 }
-                made => return made,
+                made => {
+                    if let Ok(made) = &made {
+                        place.born.note(0o600, made.meta);
+                    }
+                    return made;
+                }
             }
         }
     }

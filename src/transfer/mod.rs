@@ -11,6 +11,7 @@ mod files;
 mod large;
 mod links;
 mod nodes;
+mod small;
 pub mod temp;
 mod verify;
 
@@ -29,7 +30,7 @@ pub use large::LargeFile;
 use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
-use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
+use crate::io::{Born, Fs, Handle, Links, Op, OpError, Outcome, Reply};
 use crate::model::{Instruments, Policy};
 use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
@@ -158,6 +159,8 @@ pub struct Place<'a> {
     pub backup_taken: bool,
     /// Removes a directory that has the name, when what takes its place is complete.
     pub way: Option<&'a dyn Clearing>,
+    /// What new files of the destination's directory look like.
+    pub born: &'a Born,
 }
 
 /// What a transfer did.

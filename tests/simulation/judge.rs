@@ -139,7 +139,8 @@ impl Case<'_> {
         untold.retain(|failure| !asked(failure) && !self.may_be_silent(failure, injected));
         require(untold.is_empty(), || {
             let told = lines(ended.errors.iter());
-            format!("not told: {}\ntold: {told}", lines(untold.iter().copied()))
+            let (untold, all) = (lines(untold.iter().copied()), lines(injected.iter()));
+            format!("not told: {untold}\ntold: {told}\ninjected: {all}")
         })?;
         // What a first attempt made could not be removed, and is in the way of the second one.
         let left_in_the_way = |error: &Error| {

@@ -64,14 +64,13 @@ impl Part {
         std::mem::take(&mut self.plan.source)
     }
 
-    /// Adds names from another listing.
-    pub(in crate::shard) fn append_source(&mut self, names: &Listing) {
-        for entry in &names.entries {
-            self.plan
-                .source
-                .push(names.name(entry), entry.ino, entry.kind());
-        }
+    /// Adds names from another listing. `false` when not all of them found room.
+    pub(in crate::shard) fn append_source(&mut self, names: &Listing) -> bool {
+        let source = &mut self.plan.source;
+        let mut entries = names.entries.iter();
+        let all = entries.all(|entry| source.push(names.name(entry), entry.ino, entry.kind()));
         self.hold_lease();
+        all
     }
 
     /// Drops what rules hide of the source entries from position `from` on, gets the metadata of the others, counts them, and

@@ -94,7 +94,7 @@ fn latencies_have_their_percentiles_and_the_longest_are_kept() {
     let shown = text(&view(), 120, 40);
     assert_shows(
         &shown,
-        &["Latencies: most time, of 30", "flush dest", "p90"],
+        &["Latencies: most time, of 32", "flush dest", "p90"],
     );
     assert!(!shown.contains("list source"), "{shown}");
 }
