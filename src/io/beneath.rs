@@ -1,7 +1,7 @@
 //! Opens a directory by its path below another one, in as few steps as the kernel allows, through no symlink and never
 //! out of the directory that it began in.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -19,12 +19,15 @@ const PATH_BYTES_MAX: usize = 4000;
 /// # Errors
 /// `ELOOP`, `ENOTDIR` or `EXDEV` for a path that would leave `at` or lead through a symlink; else what the kernel says.
 pub(super) fn open_dir(at: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut dir = retry(|| openat(&at, c".", OPEN_DIR, Mode::empty()))?;
-    let mut rest = path;
+    if path.is_empty() {
+        return retry(|| openat(&at, c".", OPEN_DIR, Mode::empty()));
+    }
+    let (step, mut rest) = next_step(path)?;
+    let mut dir = open_step(at.as_fd(), step)?;
     while !rest.is_empty() {
         let step;
         (step, rest) = next_step(rest)?;
-        dir = open_step(&dir, step)?;
+        dir = open_step(dir.as_fd(), step)?;
     }
     Ok(dir)
 }
@@ -41,7 +44,7 @@ fn next_step(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
     Ok((&path[..slash], &path[slash + 1..]))
 }
 
-fn open_step(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+fn open_step(dir: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let mode = rustix::fs::Mode::empty();
@@ -53,14 +56,14 @@ fn open_step(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 /// The same, name by name.
-fn walk(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+fn walk(dir: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let mut at: Option<OwnedFd> = None;
     for name in path.split(|&byte| byte == b'/') {
         if name == b".." {
             return Err(Errno::EXDEV);
         }
         let flags = OPEN_DIR | OFlag::O_NOFOLLOW;
-        let from = at.as_ref().unwrap_or(dir);
+        let from = at.as_ref().map_or(dir, AsFd::as_fd);
         let next = retry(|| openat(from, name, flags, Mode::empty()))?;
         at = Some(next);
     }
@@ -80,7 +83,7 @@ mod tests {
     fn both(at: &OwnedFd, path: &[u8]) -> [Result<(u64, u64), Errno>; 2] {
         [
             open_dir(at, path).map(|dir| identity(&dir)),
-            walk(at, path).map(|dir| identity(&dir)),
+            walk(at.as_fd(), path).map(|dir| identity(&dir)),
         ]
     }
 

@@ -355,27 +355,36 @@ async fn open_below(
     side: Side,
     node: &Node,
 ) -> Result<(Handle, Meta), Error> {
-    let fs = match side {
-        Side::Source => &shard.source,
-        Side::Destination => &shard.dest,
-    };
     let links = match side {
         Side::Source => node.links,
         Side::Destination => Links::Refuse,
     };
-    match fs.start(Op::OpenDir { at, name, links }).await {
+    start_open(shard, Op::OpenDir { at, name, links }, side, node).await
+}
+
+async fn start_open(
+    shard: &Shard,
+    op: Op,
+    side: Side,
+    node: &Node,
+) -> Result<(Handle, Meta), Error> {
+    let fs = match side {
+        Side::Source => &shard.source,
+        Side::Destination => &shard.dest,
+    };
+    match fs.start(op).await {
         Ok(Reply::Opened(opened, meta)) => Ok((opened, meta)),
         Ok(other) => unreachable!("an open does not reply {other:?}"),
         Err(OpError { kind, errno }) => Err(Error::errno(kind, side, node.path(), errno)),
     }
 }
 
-/// Opens the directory of `node` on one side. Each step opens one name below an open directory and follows no symlink, so a
-/// tree that is changed under us cannot lead outside; it starts at the nearest ancestor whose descriptor is still
-/// open, usually the parent.
+/// Opens the directory of `node` on one side, from the nearest ancestor whose descriptor is still open, usually the parent.
+/// It stays below that and follows no symlink, so a tree that is changed under us cannot lead outside. (With `-L` the
+/// source's symlinks are followed, one name at a time.)
 ///
 /// # Errors
-/// With the path of the directory that could not be opened: `node` or an ancestor.
+/// With the path of the directory that could not be opened: `node`, or with `-L` an ancestor.
 pub async fn open(shard: &Shard, node: &Arc<Node>, side: Side) -> Result<Handle, Error> {
     let mut to_open: Vec<&Arc<Node>> = Vec::new();
     let mut at = node;
@@ -389,16 +398,32 @@ pub async fn open(shard: &Shard, node: &Arc<Node>, side: Side) -> Result<Handle,
             None => unreachable!("the root's directories stay open"),
         }
     };
+    let follows = |node: &&Arc<Node>| side == Side::Source && node.links == Links::Follow;
+    if to_open.len() > 1 && !to_open.iter().any(follows) {
+        let names: Vec<&[u8]> = to_open
+            .iter()
+            .rev()
+            .map(|node| node.name.to_bytes())
+            .collect();
+        let (at, path) = (handle, names.join(&b'/'));
+        let (opened, meta) = start_open(shard, Op::OpenDirBelow { at, path }, side, node).await?;
+        return Ok(keep_open(shard, node, side, opened, meta));
+    }
     while let Some(next) = to_open.pop() {
         let (opened, meta) = open_below(shard, handle, next.name.clone(), side, next).await?;
-        next.set_meta(side, meta);
-        if let Some(lease) = shard.shared.handles.lease() {
-            let slot = &next.slot(side).handle;
-            slot.get_or_init(|| (opened.clone(), Some(lease)));
-        }
-        handle = opened;
+        handle = keep_open(shard, next, side, opened, meta);
     }
     Ok(handle)
+}
+
+/// Notes what was opened, which stays open for children to come if a lease can be had.
+fn keep_open(shard: &Shard, node: &Node, side: Side, opened: Handle, meta: Meta) -> Handle {
+    node.set_meta(side, meta);
+    if let Some(lease) = shard.shared.handles.lease() {
+        let slot = &node.slot(side).handle;
+        slot.get_or_init(|| (opened.clone(), Some(lease)));
+    }
+    opened
 }
 
 /// One piece of work of `node` is over. Finishes every directory that has nothing outstanding any more, upwards; after

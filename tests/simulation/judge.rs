@@ -104,23 +104,25 @@ impl Case<'_> {
     /// Every failure is told once, with its side and path, and nothing else is told.
     fn judge_reports(&self, ended: &Ended, injected: &[Injected], expected: &Expected) -> Verdict {
         let mut told: Vec<&Error> = ended.errors.iter().collect();
-        let mut untold = Vec::new();
-        for failure in injected {
-            let path = self.told_path(&failure.path);
-            let tells = |error: &&Error| {
-                let told = path_of(error);
-                error.side == failure.side
-                    && (errno_of(error) == Some(failure.errno) || replaced(failure, error))
-                    && (told == path
-                        || told == failure.path
-                        || self.goes_as_a_whole(told, &path)
-                        || self.was_to_open_up(failure, told)
-                        || self.was_to_link(failure, told))
-            };
-            match told.iter().position(tells) {
-                Some(at) => drop(told.remove(at)),
-                None => untold.push(failure),
-            }
+        let mut untold: Vec<&Injected> = injected.iter().collect();
+        // Those of the same operation first: of two failures of one entry, an error belongs to the one that it names.
+        for same_operation in [true, false] {
+            untold.retain(|failure| {
+                let path = self.told_path(&failure.path);
+                let tells = |error: &&Error| {
+                    let told = path_of(error);
+                    (!same_operation || error.op == failure.kind)
+                        && error.side == failure.side
+                        && (errno_of(error) == Some(failure.errno) || replaced(failure, error))
+                        && (told == path
+                            || told == failure.path
+                            || self.goes_as_a_whole(told, &path)
+                            || self.was_to_open_up(failure, told)
+                            || self.was_to_link(failure, told))
+                };
+                let at = told.iter().position(tells);
+                at.map(|at| told.remove(at)).is_none()
+            });
         }
         // Asked once more before a removal; that it is not there is what the source says anyway.
         let asked = |failure: &Injected| {

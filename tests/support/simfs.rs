@@ -640,7 +640,7 @@ impl Inner {
             | Op::SeekData { file, .. }
             | Op::Truncate { file, .. } => (file, None),
             Op::OpenDirBelow { at, path } => {
-                let path = str::from_utf8(path).unwrap().to_owned();
+                let path = join(&self.opened(at).path, str::from_utf8(path).unwrap());
                 return (path, self.number_of(at));
             }
             Op::CopyRange { to, .. } | Op::Clone { to, .. } => (to, None),
