@@ -49,7 +49,7 @@ use tuning::Tuning;
 /// are made at once, so it takes many directories to keep a server busy: 20,000 files at 1 ms take 9.1 s with 8, and 4.4 s from 32 on.
 const TRANSFERS_MAX: usize = 32;
 /// Threads of all blocking pools together, besides one sleeper each.
-const BLOCKING_THREADS_TOTAL_MAX: usize = 512;
+const BLOCKING_THREADS_TOTAL_MAX: usize = 128;
 const BLOCKING_THREADS_EACH_MAX: usize = 16;
 /// The share of the descriptor limit that directories kept open for their children may use.
 const HANDLES_SHARE: u64 = 2;

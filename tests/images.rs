@@ -26,6 +26,7 @@ under_each_engine!(
     reflink_shares_on_btrfs,
     reflink_shares_on_xfs,
     reflink_always_fails_each_file_on_ext4,
+    inodes_of_two_filesystems_are_no_hard_links,
 );
 
 fn tmpfs_cycle(engine: &str) {
@@ -290,4 +291,27 @@ fn reflink_always_fails_each_file_on_ext4(engine: &str) {
 
 fn is_symlink(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
+}
+
+/// `-L` leads to files of two filesystems, whose inodes have the same number and several names each.
+fn inodes_of_two_filesystems_are_no_hard_links(engine: &str) {
+    let (Some(one), Some(two)) = (Image::sized("tmpfs", 16), Image::sized("tmpfs", 16)) else {
+        return;
+    };
+    let pair = Pair::new();
+    fs::create_dir(&pair.src).ok();
+    for (image, name) in [(&one, "one"), (&two, "two")] {
+        let file = image.path().join("file");
+        fs::write(&file, name).unwrap();
+        fs::hard_link(&file, image.path().join("other name")).unwrap();
+        std::os::unix::fs::symlink(&file, pair.src.join(name)).unwrap();
+    }
+    let inode = |image: &Image| {
+        std::os::unix::fs::MetadataExt::ino(&fs::metadata(image.path().join("file")).unwrap())
+    };
+    assert_eq!(inode(&one), inode(&two), "else this tests nothing");
+    pair.sync(engine, &["-L", "-H"]).exits(0);
+    for name in ["one", "two"] {
+        assert_eq!(fs::read_to_string(pair.dst.join(name)).unwrap(), name);
+    }
 }

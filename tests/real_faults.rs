@@ -21,6 +21,7 @@ under_each_engine!(
     what_may_pass_is_tried_again,
     what_does_not_pass_ends_in_errors,
     what_was_done_in_secret_costs_no_backup,
+    small_files_that_fail_cost_only_themselves,
     short_counts_give_exact_copies,
     names_listed_twice_are_handled_once,
     names_left_out_keep_their_copies,
@@ -461,6 +462,48 @@ fn what_was_done_in_secret_costs_no_backup(engine: &str) {
             scene.run(engine, options).exits(0);
             let kept = std::fs::read(scene.dst[1].join("kept/bad/victim")).unwrap();
             assert!(kept == old, "{errno:?} {options:?}: lost by the next run");
+        }
+    }
+}
+
+/// Small new files are copied in one go where calls return at once. What fails there is told as elsewhere, and leaves nothing.
+fn small_files_that_fail_cost_only_themselves(engine: &str) {
+    let Some(fs) = FaultFs::new() else { return };
+    let faults = [
+        (Call::Create, Effect::Fail(Errno::EIO)),
+        (Call::Write, Effect::Fail(Errno::EIO)),
+        (Call::Write, Effect::Short(3)),
+        (Call::Chmod, Effect::Fail(Errno::EPERM)),
+        (Call::SetTimes, Effect::Fail(Errno::EIO)),
+        (Call::Flush, Effect::Fail(Errno::EIO)),
+    ];
+    for (call, effect) in faults {
+        for mode in ["atomic", "direct"] {
+            let scene = Scene::new(&fs, Faulty::Dest);
+            for number in 0..30 {
+                let path = scene.src[1].join(format!("small{number:02}"));
+                std::fs::write(&path, format!("contents of {number}")).unwrap();
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1644);
+                std::fs::set_permissions(&path, mode).unwrap();
+            }
+            fs.faults().inject(scene.rule(&[call], "*small1*", effect));
+            let options = &["--delete", "--reflink", "never", "--write-mode", mode];
+            let outcome = scene.run(engine, options);
+            let what = format!("{call:?} {effect:?} {mode}");
+            let harmless = matches!(effect, Effect::Short(_));
+            assert_eq!(
+                outcome.code(),
+                Some(if harmless { 0 } else { 23 }),
+                "{what}"
+            );
+            assert!(fs.faults().clear() >= 10, "{what} was met");
+            scene.assert_nothing_half_done();
+            for number in (0..30).filter(|number| harmless || !(10..20).contains(number)) {
+                let copy = std::fs::read(scene.dst[1].join(format!("small{number:02}"))).unwrap();
+                assert_eq!(copy, format!("contents of {number}").as_bytes(), "{what}");
+            }
+            scene.repairs(engine, options);
+            assert!(temporaries(&scene.dst[1]).is_empty(), "{what}");
         }
     }
 }

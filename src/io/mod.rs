@@ -16,4 +16,4 @@ mod sqe;
 pub use depth::{DEPTH_MAX, Depth};
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};
-pub use small::{Born, SmallCopy};
+pub use small::SmallCopy;

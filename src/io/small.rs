@@ -1,8 +1,7 @@
 //! A small file in one go. Where calls return at once, what lies between them costs as much as they do: a future, two looks at
-//! the clock and a way through half a dozen pages for each. And two looks at attributes are saved: what the listing told
-//! of the source is believed until it is checked at the end, and what a new file looks like is known from the one before.
+//! the clock and a way through half a dozen pages for each. And one look at the source is enough: what the listing told of it
+//! is believed until its contents have been read.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
@@ -18,26 +17,7 @@ use super::inline::{CREATE_FILE, OPEN_FILE, flags_of, stat_fd};
 use super::op::{Change, Handle, Links};
 use crate::model::{Kind, Meta};
 
-/// What new files of one directory look like: the mode that was asked for, and what came of it. The kernel gives all of them
-/// the same owner and group, and a mode that follows from the one asked for, while the directory stays as it is.
-#[derive(Debug, Default)]
-pub struct Born(Cell<Option<(u32, Meta)>>);
-
-impl Born {
-    pub fn note(&self, mode: u32, meta: Meta) {
-        self.0.set(Some((mode, meta)));
-    }
-
-    /// What a file will look like that is made with this mode; `None` when none was.
-    #[must_use]
-    pub fn with(&self, mode: u32) -> Option<Meta> {
-        let (asked, meta) = self.0.get()?;
-        (asked == mode).then_some(meta)
-    }
-}
-
 /// A regular file to be copied to a name that nothing has.
-#[derive(Debug)]
 pub struct SmallCopy<'a> {
     /// The directories.
     pub source: &'a Handle,
@@ -48,28 +28,41 @@ pub struct SmallCopy<'a> {
     /// The name and mode with which the new file is made.
     pub made: &'a CStr,
     pub mode: u32,
-    /// What is set when its contents are there; no extended attributes.
-    pub change: &'a Change,
+    /// The name is a temporary one, which nobody else has.
+    pub is_temp: bool,
+    /// What is set on a new file that looks so, when its contents are there; no extended attributes.
+    pub change: &'a dyn Fn(&Meta) -> Change,
 }
 
 /// Whether the file is there under the name it is made with, complete, with its attributes. If not, nothing of it is: whatever
 /// was not as expected, the ordinary way finds it again, and tells it.
 pub(super) fn copy(copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
-    let flags = flags_of(OPEN_FILE, Links::Refuse);
-    let Ok(source) = open(copy.source, copy.name, flags, 0) else {
+    let Ok(contents) = read_source(copy, buffer) else {
         return false;
     };
-    let Ok(contents) = read(&source, copy.wanted.size, buffer) else {
-        return false;
-    };
-    let Ok(dest) = open(copy.dest, copy.made, CREATE_FILE, copy.mode) else {
-        return false;
-    };
-    let filled = fill(&source, dest, contents, copy);
-    if filled.is_none() {
-        let _ = unlinkat(copy.dest, copy.made, UnlinkatFlags::NoRemoveDir);
+    let made = open(copy.dest, copy.made, CREATE_FILE, copy.mode);
+    // It may have been made although that failed; a name that is not ours alone is then left to whoever has it.
+    let is_ours = made.is_ok() || copy.is_temp;
+    let filled = made.and_then(|file| fill(file, contents, copy));
+    if filled.is_err()
+        && is_ours
+        && let Err(errno) = unlinkat(copy.dest, copy.made, UnlinkatFlags::NoRemoveDir)
+    {
+        tracing::debug!(?errno, "what was left of a small file stays");
     }
-    filled.is_some()
+    filled.is_ok()
+}
+
+/// The contents of the source, which is as it was listed.
+fn read_source<'a>(copy: &SmallCopy<'_>, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let flags = flags_of(OPEN_FILE, Links::Refuse);
+    let file = open(copy.source, copy.name, flags, 0)?;
+    let contents = read(&file, copy.wanted.size, buffer)?;
+    if is_same(&stat_fd(&file)?, copy.wanted) {
+        Ok(contents)
+    } else {
+        Err(Errno::ESTALE)
+    }
 }
 
 fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<OwnedFd, Errno> {
@@ -94,33 +87,30 @@ fn read<'a>(file: &OwnedFd, size: u64, buffer: &'a mut [u8]) -> Result<&'a [u8],
     Ok(&wanted[..size])
 }
 
-fn fill(source: &OwnedFd, dest: OwnedFd, contents: &[u8], copy: &SmallCopy<'_>) -> Option<()> {
+fn fill(file: OwnedFd, contents: &[u8], copy: &SmallCopy<'_>) -> Result<(), Errno> {
     let mut written = 0;
     while written < contents.len() {
-        let offset = i64::try_from(written).ok()?;
-        match retry(|| pwrite(&dest, &contents[written..], offset)) {
-            Ok(count) if count > 0 => written += count,
-            _ => return None,
+        let offset = i64::try_from(written).map_err(|_| Errno::EFBIG)?;
+        match retry(|| pwrite(&file, &contents[written..], offset))? {
+            0 => return Err(Errno::EIO),
+            count => written += count,
         }
     }
-    let now = stat_fd(source).ok()?;
-    if !is_same(&now, copy.wanted) {
-        return None;
-    }
-    let dest = Handle::new(dest, copy.wanted.dev);
-    attrs::set_attrs(&dest, copy.change).ok()?;
+    let change = (copy.change)(&stat_fd(&file)?);
+    let file = Handle::new(file, copy.dest.dev());
+    attrs::set_attrs(&file, &change).map_err(|error| error.errno)?;
     // Late write errors show here.
-    nix::unistd::close(dest.into_fd()?).ok()
+    file.into_fd().map_or(Ok(()), nix::unistd::close)
 }
 
-/// Whether a source is what it was when it was listed, in all that is copied of it.
+/// Whether a source is what it was when it was listed, in all that is copied of it. A listing does not tell devices.
 fn is_same(now: &Meta, listed: &Meta) -> bool {
     let looks = |meta: &Meta| {
         (
             meta.kind, meta.mode, meta.uid, meta.gid, meta.size, meta.mtime,
         )
     };
-    now.kind == Kind::File && now.identity() == listed.identity() && looks(now) == looks(listed)
+    now.kind == Kind::File && now.ino == listed.ino && looks(now) == looks(listed)
 }
 
 #[cfg(test)]
@@ -168,10 +158,13 @@ mod tests {
         }
 
         fn copy(&self) -> bool {
-            let change = Change {
-                mode: Some(0o640),
-                mtime: Some(self.wanted.mtime),
-                ..Change::default()
+            let change = |made: &Meta| {
+                assert_eq!((made.kind, made.mode), (Kind::File, 0o600));
+                Change {
+                    mode: Some(0o640),
+                    mtime: Some(self.wanted.mtime),
+                    ..Change::default()
+                }
             };
             let small = SmallCopy {
                 source: &self.source,
@@ -180,6 +173,7 @@ mod tests {
                 wanted: &self.wanted,
                 made: c"made",
                 mode: 0o600,
+                is_temp: false,
                 change: &change,
             };
             copy(&small, &mut [0; 100])

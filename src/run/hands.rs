@@ -119,9 +119,11 @@ impl Hands for LaneHands {
             };
             // Asked again now and then: a filesystem shows only in use how fast it is.
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
-                let at_once = if is_slow(&*shard.dest, &dirs.dest) {
+                let at_once = if self.lane.waits_for_device() {
+                    ENTRIES_AT_ONCE_MAX
+                } else if is_slow(&*shard.dest, &dirs.dest) {
                     NAMES_AT_ONCE_MAX
-                } else if is_slow(&*shard.source, &dirs.source) || self.lane.waits_for_device() {
+                } else if is_slow(&*shard.source, &dirs.source) {
                     ENTRIES_AT_ONCE_MAX
                 } else {
                     1

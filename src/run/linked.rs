@@ -6,6 +6,7 @@ use super::links::{InodeId, Made, Turn};
 use super::way::Way;
 use super::work::Work;
 use crate::error::{Cause, Error, OpKind, Side};
+use crate::io::Links;
 use crate::model::{Action, Kind, Meta, What};
 use crate::shard::node;
 use crate::transfer::{Clearing, Failure, Place};
@@ -19,7 +20,8 @@ impl Work<'_> {
         wanted: &Meta,
         existing: Option<&Meta>,
     ) -> Result<(), Failure> {
-        if wanted.nlink <= 1 {
+        // A symlink that is followed may lead to another filesystem, where the same number is another inode.
+        if wanted.nlink <= 1 || place.links == Links::Follow {
             let action = self.claimed(action, wanted, existing);
             return self.act(place, action, wanted, existing).await;
         }

@@ -11,7 +11,7 @@ use super::hands::{LaneHands, SpreadOverShards, Told, error};
 use super::links::DirPath;
 use super::way::Way;
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::{Born, Links};
+use crate::io::Links;
 use crate::model::{Action, Attrs, Kind, Meta, SkipReason, What, decide_contents};
 use crate::shard::{Child, Dirs, Job, Mode, Plan, Presence, Removal, Shard, Step};
 use crate::transfer::{Backup, Clearing, Failure, Place};
@@ -24,7 +24,6 @@ pub(super) struct Work<'a> {
     pub plan: &'a Plan,
     /// The directory's path, once somebody needs it for longer.
     dir_path: OnceCell<DirPath>,
-    born: Born,
 }
 
 impl<'a> Work<'a> {
@@ -40,7 +39,6 @@ impl<'a> Work<'a> {
             dirs,
             plan,
             dir_path: OnceCell::new(),
-            born: Born::default(),
         }
     }
 }
@@ -216,7 +214,6 @@ impl Work<'_> {
             backup: None,
             backup_taken: false,
             way: None,
-            born: &self.born,
         };
         if presence == Presence::Made
             && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
@@ -246,7 +243,6 @@ impl Work<'_> {
             backup: None,
             backup_taken: step.backup_taken,
             way: None,
-            born: &self.born,
         };
         let existing = step.dest.as_deref();
         let acted = if self.shard.shared.options.policy.carry_links {

@@ -168,12 +168,14 @@ impl Lane {
             change.mtime = None;
         }
         let source = place.source_target();
-        let read = self.add_xattrs(source.clone(), &inode, &mut change).await;
+        let mut read = self.add_xattrs(source.clone(), &inode, &mut change).await;
         if now.nlink > 1 && !change.xattrs.is_empty() {
             // They were read by a name, which may belong to another inode by now; that has no say in the other names of this one.
+            // A listing does not tell devices.
             let source = self.stat_source(source).await?;
-            if source.identity() != wanted.identity() {
-                return Err(replaced(Side::Source));
+            if (source.ino, source.kind) != (wanted.ino, wanted.kind) {
+                change.xattrs = XattrChange::default();
+                read = Err(replaced(Side::Source));
             }
         }
         self.set_attrs(inode, change).await?;

@@ -164,9 +164,7 @@ impl Lane {
             *kept = self.keep_moved(place, existing).await?;
         }
         let (name, mode) = (place.name.to_owned(), self.mode_to_make(source));
-        let file = self.create(place.dest, name, mode, Landing::Final).await?;
-        place.born.note(mode, file.meta);
-        Ok(file)
+        self.create(place.dest, name, mode, Landing::Final).await
     }
 
     /// The mode with which a file is made under its final name. Until it has its own owner, group and setuid bits, nobody
@@ -200,12 +198,7 @@ impl Lane {
                     }
                     return Err(failure);
                 }
-                made => {
-                    if let Ok(made) = &made {
-                        place.born.note(0o600, made.meta);
-                    }
-                    return made;
-                }
+                made => return made,
             }
         }
     }

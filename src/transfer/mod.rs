@@ -15,7 +15,7 @@ mod small;
 pub mod temp;
 mod verify;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ pub use large::LargeFile;
 use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
-use crate::io::{Born, Fs, Handle, Links, Op, OpError, Outcome, Reply};
+use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
 use crate::model::{Instruments, Policy};
 use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
@@ -159,8 +159,6 @@ pub struct Place<'a> {
     pub backup_taken: bool,
     /// Removes a directory that has the name, when what takes its place is complete.
     pub way: Option<&'a dyn Clearing>,
-    /// What new files of the destination's directory look like.
-    pub born: &'a Born,
 }
 
 /// What a transfer did.
@@ -208,6 +206,8 @@ pub struct Lane {
     options: LaneOptions,
     buffers: Buffers,
     temp_names: TempNames,
+    /// Small files in a row that could not be copied in one go.
+    refused_in_a_row: Cell<u32>,
     /// Caps the files that this lane has open.
     files: Arc<Semaphore>,
     cancel: Arc<Cancel>,
@@ -225,6 +225,7 @@ impl Lane {
             options,
             buffers: Buffers::new(gear.instruments, gear.coordinator, 2 * gear.files_max),
             temp_names: TempNames::new(gear.seed),
+            refused_in_a_row: Cell::new(0),
             files: Semaphore::new(gear.files_max),
             cancel: gear.cancel,
             unclonable: RefCell::default(),

@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use nix::errno::Errno;
 
+use super::backup::Kept;
 use super::{Failure, Lane, Place};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply};
@@ -129,9 +130,10 @@ impl Lane {
         let kept = self.keep_linked(place, existing).await?;
         let result = self.rename(place.dest, from, place.name).await;
         match &result {
-            // The backup may be the last name of what was replaced.
-            Err(failure) if !failure.may_be_done() => self.restore(place, kept).await,
-            _ => {}
+            // The backup may be the last name of what was replaced. What was moved away goes back in any case.
+            Err(failure) if failure.may_be_done() && kept == Kept::Linked => {}
+            Err(_) => self.restore(place, kept).await,
+            Ok(()) => {}
         }
         result
     }

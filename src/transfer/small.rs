@@ -8,6 +8,9 @@ use crate::model::{Kind, Meta};
 /// What only its owner may open, until it is finished.
 const PRIVATE: u32 = 0o600;
 const SET_ID_BITS: u32 = 0o6000;
+/// After so many files in a row that could not be copied so, a lane does not try again: there may be attributes that cannot be
+/// set on this destination, and all would be written twice.
+const REFUSED_MAX: u32 = 16;
 
 impl Lane {
     /// Copies a file in one go. `None`: this is not the way for it, and nothing was done.
@@ -39,7 +42,7 @@ impl Lane {
         };
         let temp = is_atomic.then(|| self.temp_names.next(place.name));
         let kept = existing.filter(|meta| meta.kind == Kind::File);
-        let change = self.change_for(wanted, &place.born.with(mode)?, kept);
+        let change = |made: &Meta| self.change_for(wanted, made, kept);
         let copy = SmallCopy {
             source: place.source,
             dest: place.dest,
@@ -47,11 +50,18 @@ impl Lane {
             wanted,
             made: temp.as_deref().unwrap_or(place.name),
             mode,
+            is_temp: temp.is_some(),
             change: &change,
         };
         let mut buffer = self.buffers.take();
         let copied = self.dest.copy_small(&copy, &mut buffer);
         self.buffers.give_back(buffer);
+        let refused = if copied {
+            0
+        } else {
+            self.refused_in_a_row.get() + 1
+        };
+        self.refused_in_a_row.set(refused);
         if !copied {
             return None;
         }
@@ -80,6 +90,7 @@ impl Lane {
             && wanted.mode & SET_ID_BITS == 0
             && place.links == Links::Refuse
             && cannot_be_shared
+            && self.refused_in_a_row.get() < REFUSED_MAX
             && options.policy.extended.is_nothing()
             && options.fsync == Fsync::None
             && !options.sparse
