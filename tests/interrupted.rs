@@ -343,8 +343,9 @@ fn interrupted_while_deleting(engine: &str) {
     for option in ["--delete", "--delete-after"] {
         let args = ["sync", "--io-engine", engine, "--force-delete", option];
         let refill = || {
+            // Enough for a signal to arrive in the midst of it, on a machine that is busy too.
             for dir in 0..100 {
-                fill(&pair.dst.join(format!("extra {dir}")), 100);
+                fill(&pair.dst.join(format!("extra {dir}")), 500);
             }
         };
         let extras = || {
