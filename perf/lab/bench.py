@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .machine import (IDLE_SHARE, MIB, can_drop_caches, checked, drop_caches, memory_available, run_timed,
                       wait_until_idle)
-from .scenarios import LATENCY_TTL_MS, Scenario
+from .scenarios import LATENCY_MS, LATENCY_TTL_MS, Scenario
 
 MEMORY_SHARE = 0.9  # of what is available, for trees
 
@@ -59,7 +59,7 @@ class LatencyMounts:
                 backing = paths[side].parent
                 mountpoint = Path(f"{backing}-slow-{side}")
                 mountpoint.mkdir(exist_ok=True)
-                words = [str(backing), str(mountpoint), str(self.stage.scenario.latency_ms), str(LATENCY_TTL_MS)]
+                words = [str(backing), str(mountpoint), str(LATENCY_MS), str(LATENCY_TTL_MS)]
                 server = subprocess.Popen([self.program, *words], stdout=subprocess.PIPE, text=True)
                 self.servers.append((server, mountpoint))
                 if server.stdout.readline().strip() != "mounted":

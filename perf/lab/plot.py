@@ -21,6 +21,7 @@ def plot(out, figures):
         print("pictures skipped: no matplotlib (Debian: apt install python3-matplotlib)")
         return False
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "ringsync"  # the same figures, the same file
     from matplotlib import pyplot
 
     panels = {}

@@ -48,7 +48,8 @@ def table(scenario, figures):
         middle = {
             key: statistics.median(figure[key] for figure in runs) for key in ("user_s", "sys_s", "other_cpu_s")
         }
-        floor = spread(ratios(walls, tool.name, tool.floor)) if tool.floor else "floor"
+        is_floor = any(other.floor == tool.name for other in scenario.tools)
+        floor = "floor" if is_floor else spread(ratios(walls, tool.name, tool.floor))
         floor_runs = walls.get(tool.floor, {}).values()
         best = f"{min(walls[tool.name].values()) / min(floor_runs):.2f}" if floor_runs else ""
         ours = spread(ratios(walls, tool.name, scenario.ours)) if tool.name != scenario.ours else "1"

@@ -1,7 +1,7 @@
 """What is measured."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .machine import KIB, MIB, GIB
 
@@ -45,7 +45,6 @@ class Scenario:
     cold: bool = False  # caches are dropped before each run
     slow: tuple = ()  # sides that are behind the latency filesystem
     unit: str = "files/s"
-    latency_ms: float = field(default=LATENCY_MS)
 
 
 def scenarios(ringsync, floors, threads):

@@ -199,7 +199,7 @@ fn mode_of(mode: u32) -> Mode {
 }
 
 /// Offsets are `i64` in the kernel; what does not fit is beyond every file.
-fn offset_of(offset: u64) -> Result<i64, Errno> {
+pub(super) fn offset_of(offset: u64) -> Result<i64, Errno> {
     i64::try_from(offset).map_err(|_| Errno::EFBIG)
 }
 
@@ -208,8 +208,11 @@ pub(super) fn errno_of(errno: rustix::io::Errno) -> Errno {
 }
 
 fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<Reply, Errno> {
-    let fd = retry(|| openat(at, name, flags, mode_of(mode)))?;
-    opened(fd)
+    opened(open_fd(at, name, flags, mode)?)
+}
+
+pub(super) fn open_fd(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<OwnedFd, Errno> {
+    retry(|| openat(at, name, flags, mode_of(mode)))
 }
 
 /// The reply for a fresh descriptor: its attributes are in memory now, so asking does not block.

@@ -170,14 +170,14 @@ impl Core {
 
     /// Tells the router and the meter what was measured. Returns the time now.
     fn measured(&self, dev: u64, what: Timed, watch: &Watch, calls: u64, bytes: u64) -> Duration {
-        let ended = self.sampled(dev, watch, calls, bytes);
+        let ended = self.started.elapsed();
         self.record_each(what, ended.saturating_sub(watch.started), calls);
+        self.sampled(dev, watch, ended, calls, bytes);
         ended
     }
 
     /// Tells the router alone.
-    fn sampled(&self, dev: u64, watch: &Watch, calls: u64, bytes: u64) -> Duration {
-        let ended = self.started.elapsed();
+    fn sampled(&self, dev: u64, watch: &Watch, ended: Duration, calls: u64, bytes: u64) {
         let elapsed = ended.saturating_sub(watch.started);
         let sample = Sample {
             elapsed,
@@ -186,7 +186,6 @@ impl Core {
             slept: watch.sleeps.map(|before| sleeps_of_thread() > before),
         };
         self.with_router(dev, |router| router.on_inline(ended, &sample));
-        ended
     }
 
     /// A batch of statx goes inline slice by slice, so that the rest of it can leave for the ring as soon as the
@@ -292,29 +291,23 @@ impl Fs for LocalFs {
     fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
         let core = &*self.core;
         let devs = [copy.source.dev(), copy.dest.dev()];
-        match core.engine {
-            EngineChoice::Ring => return false,
-            EngineChoice::Inline => {}
-            EngineChoice::Auto => {
-                // No probe: it would be a long one.
-                let is_concurrent = |dev| core.with_router(dev, |router| router.is_concurrent());
-                if devs.into_iter().any(is_concurrent) {
-                    return false;
-                }
-            }
-        }
-        let (bytes, started) = (copy.wanted.size, core.started.elapsed());
-        let watches = devs.map(|dev| core.watch(dev, started));
-        let copied = small::copy(copy, buffer);
-        if !copied {
+        // No probe: it would be a long one.
+        if devs.into_iter().any(|dev| self.is_slow(dev)) {
             return false;
         }
-        for (dev, watch) in devs.into_iter().zip(&watches) {
-            core.sampled(dev, watch, SMALL_COPY_CALLS, bytes);
+        let is_routed = core.engine == EngineChoice::Auto;
+        let started = core.started.elapsed();
+        let watches = is_routed.then(|| devs.map(|dev| core.watch(dev, started)));
+        if !small::copy(copy, buffer) {
+            return false;
+        }
+        let ended = core.started.elapsed();
+        for (dev, watch) in devs.into_iter().zip(watches.iter().flatten()) {
+            core.sampled(dev, watch, ended, SMALL_COPY_CALLS, copy.wanted.size);
         }
         let what = Timed::Op(OpClass::SmallFile, self.side);
         core.instruments
-            .record(what, core.started.elapsed().saturating_sub(started), 1);
+            .record(what, ended.saturating_sub(started), 1);
         true
     }
 

@@ -6,14 +6,12 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::again::retry;
 use super::attrs;
-use super::inline::{CREATE_FILE, OPEN_FILE, flags_of, stat_fd};
+use super::inline::{CREATE_FILE, OPEN_FILE, flags_of, offset_of, open_fd, stat_fd};
 use super::op::{Change, Handle, Links};
 use crate::model::{Kind, Meta};
 
@@ -40,7 +38,7 @@ pub(super) fn copy(copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
     let Ok(contents) = read_source(copy, buffer) else {
         return false;
     };
-    let made = open(copy.dest, copy.made, CREATE_FILE, copy.mode);
+    let made = open_fd(copy.dest, copy.made, CREATE_FILE, copy.mode);
     // It may have been made although that failed; a name that is not ours alone is then left to whoever has it.
     let is_ours = made.is_ok() || copy.is_temp;
     let filled = made.and_then(|file| fill(file, contents, copy));
@@ -56,7 +54,7 @@ pub(super) fn copy(copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
 /// The contents of the source, which is as it was listed.
 fn read_source<'a>(copy: &SmallCopy<'_>, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     let flags = flags_of(OPEN_FILE, Links::Refuse);
-    let file = open(copy.source, copy.name, flags, 0)?;
+    let file = open_fd(copy.source, copy.name, flags, 0)?;
     let contents = read(&file, copy.wanted.size, buffer)?;
     if is_same(&stat_fd(&file)?, copy.wanted) {
         Ok(contents)
@@ -65,17 +63,13 @@ fn read_source<'a>(copy: &SmallCopy<'_>, buffer: &'a mut [u8]) -> Result<&'a [u8
     }
 }
 
-fn open(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Result<OwnedFd, Errno> {
-    retry(|| openat(at, name, flags, Mode::from_bits_truncate(mode)))
-}
-
 /// The whole contents of a file that has `size` bytes. Of one that says 0 (in /proc) only reading tells.
 fn read<'a>(file: &OwnedFd, size: u64, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     let size = usize::try_from(size).map_err(|_| Errno::EFBIG)?;
     let wanted = buffer.get_mut(..size.max(1)).ok_or(Errno::EFBIG)?;
     let mut filled = 0;
     while filled < wanted.len() {
-        let offset = i64::try_from(filled).map_err(|_| Errno::EFBIG)?;
+        let offset = offset_of(filled as u64)?;
         match retry(|| pread(file, &mut wanted[filled..], offset))? {
             0 => break,
             count => filled += count,
@@ -90,7 +84,7 @@ fn read<'a>(file: &OwnedFd, size: u64, buffer: &'a mut [u8]) -> Result<&'a [u8],
 fn fill(file: OwnedFd, contents: &[u8], copy: &SmallCopy<'_>) -> Result<(), Errno> {
     let mut written = 0;
     while written < contents.len() {
-        let offset = i64::try_from(written).map_err(|_| Errno::EFBIG)?;
+        let offset = offset_of(written as u64)?;
         match retry(|| pwrite(&file, &contents[written..], offset))? {
             0 => return Err(Errno::EIO),
             count => written += count,
@@ -225,7 +219,7 @@ mod tests {
             },
             |path| {
                 fs::remove_file(path).unwrap();
-                nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+                nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
             },
         ];
         for change in changes {

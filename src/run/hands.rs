@@ -84,16 +84,16 @@ impl Hands for LaneHands {
         Box::pin(async move {
             let children = Cell::new(Vec::new());
             let work = Work::new(self, shard, dirs, plan);
-            let slow = dirs
-                .dest
-                .as_ref()
-                .is_some_and(|dest| shard.dest.is_slow(dest.dev()));
             let add = |child: Option<Child>| {
                 let mut all = children.take();
                 all.extend(child);
                 children.set(all);
             };
-            let at_once = if slow { NAMES_AT_ONCE_MAX } else { 1 };
+            let at_once = if is_slow(&*shard.dest, dirs.dest.as_ref()) {
+                NAMES_AT_ONCE_MAX
+            } else {
+                1
+            };
             for_each(at_once, &plan.removals, async |removal| {
                 add(work.remove(removal).await);
             })
@@ -114,16 +114,13 @@ impl Hands for LaneHands {
     ) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             let work = Work::new(self, shard, dirs, plan);
-            let is_slow = |fs: &dyn Fs, dir: &Option<Handle>| {
-                dir.as_ref().is_some_and(|dir| fs.is_slow(dir.dev()))
-            };
             // Asked again now and then: a filesystem shows only in use how fast it is.
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
                 let at_once = if self.lane.waits_for_device() {
                     ENTRIES_AT_ONCE_MAX
-                } else if is_slow(&*shard.dest, &dirs.dest) {
+                } else if is_slow(&*shard.dest, dirs.dest.as_ref()) {
                     NAMES_AT_ONCE_MAX
-                } else if is_slow(&*shard.source, &dirs.source) {
+                } else if is_slow(&*shard.source, dirs.source.as_ref()) {
                     ENTRIES_AT_ONCE_MAX
                 } else {
                     1
@@ -150,6 +147,11 @@ impl Hands for LaneHands {
             }
         })
     }
+}
+
+/// Whether calls on a directory's filesystem are known to take their time.
+fn is_slow(fs: &dyn Fs, dir: Option<&Handle>) -> bool {
+    dir.is_some_and(|dir| fs.is_slow(dir.dev()))
 }
 
 /// Runs `work` on each item: one by one, or many at once where each waits.

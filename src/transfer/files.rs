@@ -16,6 +16,9 @@ const ATTEMPTS_MAX: u32 = 3;
 /// How many temporary names are tried; each is taken with a probability of one in 2^32.
 const NAMES_MAX: u32 = 8;
 
+/// The mode of what nobody else may open, until it is finished.
+pub(super) const PRIVATE: u32 = 0o600;
+
 /// Where a file is while it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Landing {
@@ -175,7 +178,7 @@ impl Lane {
         } = &self.options;
         let private =
             source.mode & 0o7000 != 0 || !policy.carry_mode || (source.uid, source.gid) != *own_ids;
-        if private { 0o600 } else { source.mode }
+        if private { PRIVATE } else { source.mode }
     }
 
     /// When hard links are carried, an inode with several names may stand for another file of the source by its other ones.
@@ -189,7 +192,10 @@ impl Lane {
         loop {
             let name = self.temp_names.next(place.name);
             let landing = Landing::Temp;
-            match self.create(place.dest, name.clone(), 0o600, landing).await {
+            match self
+                .create(place.dest, name.clone(), PRIVATE, landing)
+                .await
+            {
                 Err(failure) if failure.is(Errno::EEXIST) && tried < NAMES_MAX => tried += 1,
                 Err(failure) => {
                     // It may have been made, and failed when it was asked for its attributes.

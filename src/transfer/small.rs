@@ -1,12 +1,11 @@
 //! Small new files where calls return at once: all of a file's operations in one go.
 
 use super::buffers::BUFFER_BYTES;
+use super::files::PRIVATE;
 use super::{Copied, Failure, Fsync, Lane, Place, Reflink, WriteMode};
 use crate::io::{Links, SmallCopy};
 use crate::model::{Kind, Meta};
 
-/// What only its owner may open, until it is finished.
-const PRIVATE: u32 = 0o600;
 const SET_ID_BITS: u32 = 0o6000;
 /// After so many files in a row that could not be copied so, a lane does not try again: there may be attributes that cannot be
 /// set on this destination, and all would be written twice.
@@ -56,15 +55,11 @@ impl Lane {
         let mut buffer = self.buffers.take();
         let copied = self.dest.copy_small(&copy, &mut buffer);
         self.buffers.give_back(buffer);
-        let refused = if copied {
-            0
-        } else {
-            self.refused_in_a_row.get() + 1
-        };
-        self.refused_in_a_row.set(refused);
         if !copied {
+            self.refused_in_a_row.set(self.refused_in_a_row.get() + 1);
             return None;
         }
+        self.refused_in_a_row.set(0);
         if let Some(temp) = temp
             && let Err(failure) = self.replace(place, temp.clone(), existing).await
         {

@@ -59,6 +59,15 @@ pub fn rate(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds.max(1e-9)
 }
 
+/// A number that looks random for each number given: the step of splitmix64 (Steele, Lea and Flood, 2014).
+#[must_use]
+pub fn scramble(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

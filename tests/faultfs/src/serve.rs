@@ -140,6 +140,28 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Serves a request that makes a name, which is then given to the user who asked for it.
+    fn serve_new(
+        &self,
+        call: Call,
+        (parent, name): (INodeNo, &OsStr),
+        (req, mode): (&Request, u32),
+        reply: ReplyEntry,
+        make: impl FnOnce(&OwnedFd, &OsStr) -> Result<()> + Send + 'static,
+    ) {
+        let (owned, user) = (name.to_owned(), User::of(req));
+        let paths = |backing: &Backing| vec![backing.path_in(parent, name)];
+        self.serve(&[call], paths, reply, move |core, _, reply| {
+            let entry = core.backing.fd(parent).and_then(|dir| {
+                make(&dir, &owned)?;
+                core.made(parent, &owned, user, mode)
+            });
+            answer_entry(core, reply, entry);
+        });
+    }
+}
+
 impl Core {
     fn open_table(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -416,17 +438,17 @@ impl Filesystem for Server {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (owned, user) = (name.to_owned(), User::of(req));
-        let paths = |backing: &Backing| vec![backing.path_in(parent, name)];
-        self.serve(&[Call::MakeNode], paths, reply, move |core, _, reply| {
-            let kind = rustix::fs::FileType::from_raw_mode(mode);
-            let access = Mode::from_raw_mode(0o600);
-            let entry = core.backing.fd(parent).and_then(|dir| {
-                rustix::fs::mknodat(&*dir, &*owned, kind, access, rdev.into())?;
-                core.made(parent, &owned, user, mode)
-            });
-            answer_entry(core, reply, entry);
-        });
+        let kind = rustix::fs::FileType::from_raw_mode(mode);
+        let place = (parent, name);
+        self.serve_new(
+            Call::MakeNode,
+            place,
+            (req, mode),
+            reply,
+            move |dir, name| {
+                rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(0o600), rdev.into())
+            },
+        );
     }
 
     fn mkdir(
@@ -438,14 +460,9 @@ impl Filesystem for Server {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (owned, user) = (name.to_owned(), User::of(req));
-        let paths = |backing: &Backing| vec![backing.path_in(parent, name)];
-        self.serve(&[Call::MakeDir], paths, reply, move |core, _, reply| {
-            let entry = core.backing.fd(parent).and_then(|dir| {
-                rustix::fs::mkdirat(&*dir, &*owned, Mode::from_raw_mode(0o700))?;
-                core.made(parent, &owned, user, mode)
-            });
-            answer_entry(core, reply, entry);
+        let place = (parent, name);
+        self.serve_new(Call::MakeDir, place, (req, mode), reply, |dir, name| {
+            rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o700))
         });
     }
 
@@ -477,15 +494,14 @@ impl Filesystem for Server {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (owned, target, user) = (name.to_owned(), target.to_owned(), User::of(req));
-        let paths = |backing: &Backing| vec![backing.path_in(parent, name)];
-        self.serve(&[Call::MakeSymlink], paths, reply, move |core, _, reply| {
-            let entry = core.backing.fd(parent).and_then(|dir| {
-                rustix::fs::symlinkat(&*target, &*dir, &*owned)?;
-                core.made(parent, &owned, user, 0o777)
-            });
-            answer_entry(core, reply, entry);
-        });
+        let (place, target) = ((parent, name), target.to_owned());
+        self.serve_new(
+            Call::MakeSymlink,
+            place,
+            (req, 0o777),
+            reply,
+            move |dir, name| rustix::fs::symlinkat(&*target, dir, name),
+        );
     }
 
     fn rename(

@@ -11,11 +11,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use floor::fail;
+use floor::{fail, scramble};
+use rustix::fs::OFlags;
 
 const USAGE: &str = "chtree TREE contents|modes|extras PERCENT [SEED]";
 const OWNER_EXECUTES: u32 = 0o100;
-const O_NOFOLLOW: i32 = 0o400_000;
 
 #[derive(Clone, Copy)]
 enum Change {
@@ -27,18 +27,16 @@ enum Change {
 struct Changer {
     change: Change,
     percent: f64,
-    /// The generator by Steele, Lea and Flood, 2014: splitmix64.
-    state: u64,
+    seed: u64,
+    /// Numbers drawn so far.
+    drawn: u64,
     changed: u64,
 }
 
 impl Changer {
     fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.drawn += 1;
+        scramble(scramble(self.seed).wrapping_add(self.drawn))
     }
 
     fn is_drawn(&mut self) -> bool {
@@ -81,7 +79,7 @@ impl Changer {
         }
         let mut file = OpenOptions::new()
             .write(true)
-            .custom_flags(O_NOFOLLOW)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)?;
         let mut left = meta.len();
         let block: Vec<u8> = (0..512).flat_map(|_| self.random().to_le_bytes()).collect();
@@ -109,7 +107,7 @@ fn parse(words: &[String]) -> Result<(&Path, Changer), String> {
         .ok()
         .filter(|percent| (0.0..=100.0).contains(percent))
         .ok_or_else(|| format!("{percent:?} is not a percentage"))?;
-    let state = match seed {
+    let seed = match seed {
         [] => 1,
         [seed] => seed
             .parse()
@@ -122,7 +120,8 @@ fn parse(words: &[String]) -> Result<(&Path, Changer), String> {
         Changer {
             change,
             percent,
-            state,
+            seed,
+            drawn: 0,
             changed,
         },
     ))

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::Instant;
 
 use floor::listing::open_root;
-use floor::{fail, parse_size, parse_threads, rate};
+use floor::{fail, parse_size, parse_threads, rate, scramble};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, linkat, mkdirat, mknodat,
     openat, symlinkat, utimensat,
@@ -135,18 +135,10 @@ fn parse_shape(value: &str) -> Result<Shape, String> {
     })
 }
 
-/// A random number that is a function of the seed, what it is for, and an index (splitmix64 by Steele, Lea and
-/// Flood): no state, so threads can share it and the order of work does not matter.
+/// A random number that is a function of the seed, what it is for, and an index: no state, so threads can share it and the order of work does not matter.
 fn random(seed: u64, purpose: Purpose, index: u64) -> u64 {
     let start = seed ^ (purpose as u64) << 56;
     scramble(scramble(start).wrapping_add(index))
-}
-
-fn scramble(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[derive(Clone, Copy)]
