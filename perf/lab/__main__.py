@@ -24,7 +24,7 @@ from .scenarios import scenarios
 def measure(args):
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, on_stop)
-    known = {scenario.name: scenario for scenario in scenarios(args.ringsync, args.floors, args.threads)}
+    known = {scenario.name: scenario for scenario in scenarios(args.ringsync, args.floors, args.threads, args.latency)}
     wanted = args.scenarios.split(",") if args.scenarios else list(known)
     unknown = [name for name in wanted if name not in known]
     if unknown:
@@ -33,7 +33,7 @@ def measure(args):
     bench.out.mkdir(parents=True)
     (bench.out / "figures.jsonl").touch()
     facts = {"date": time.strftime("%Y-%m-%d"), "host": args.host, "machine": machine_facts(args),
-             "versions": bench.versions, "notes": bench.notes}
+             "versions": bench.versions, "latency_ms": args.latency, "notes": bench.notes}
     try:
         for name in wanted:
             for medium in args.media.split(",") if args.media else known[name].media:
@@ -63,6 +63,7 @@ def main():
     verb.add_argument("--files", type=int)
     verb.add_argument("--quick", action="store_true")
     verb.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    verb.add_argument("--latency", type=float, default=1)
     verb.add_argument("--settle", type=float, default=10)
     verb.add_argument("--timeout", type=float, default=900)
     verb.add_argument("--host", default=os.uname().nodename)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .machine import (IDLE_SHARE, MIB, can_drop_caches, checked, drop_caches, memory_available, run_timed,
                       wait_until_idle)
-from .scenarios import LATENCY_MS, LATENCY_TTL_MS, Scenario
+from .scenarios import LATENCY_TTL_MS, Scenario
 
 MEMORY_SHARE = 0.9  # of what is available, for trees
 
@@ -47,8 +47,8 @@ class Stage:
 class LatencyMounts:
     """The sides of a run that are behind the latency filesystem."""
 
-    def __init__(self, program, stage):
-        self.program, self.stage, self.servers = program, stage, []
+    def __init__(self, args, stage):
+        self.program, self.delay_ms, self.stage, self.servers = args.latencyfs, args.latency, stage, []
 
     def __enter__(self):
         """The paths by which the tool reaches source and destination."""
@@ -59,7 +59,7 @@ class LatencyMounts:
                 backing = paths[side].parent
                 mountpoint = Path(f"{backing}-slow-{side}")
                 mountpoint.mkdir(exist_ok=True)
-                words = [str(backing), str(mountpoint), str(LATENCY_MS), str(LATENCY_TTL_MS)]
+                words = [str(backing), str(mountpoint), str(self.delay_ms), str(LATENCY_TTL_MS)]
                 server = subprocess.Popen([self.program, *words], stdout=subprocess.PIPE, text=True)
                 self.servers.append((server, mountpoint))
                 if server.stdout.readline().strip() != "mounted":
@@ -181,7 +181,8 @@ class Bench:
         tools = self.available(stage.scenario)
         for rep in range(1, self.args.reps + 1):
             for number, tool in enumerate(tools):
-                self.run_once(stage, tool, rep, seed=rep * len(tools) + number)
+                if rep <= tool.reps_max:
+                    self.run_once(stage, tool, rep, seed=rep * len(tools) + number)
 
     def run_once(self, stage, tool, rep, seed):
         scenario = stage.scenario
@@ -194,7 +195,7 @@ class Bench:
         if scenario.cold:
             drop_caches()
         wait_until_idle(self.args.settle)
-        with LatencyMounts(self.args.latencyfs, stage) as (src, dst):
+        with LatencyMounts(self.args, stage) as (src, dst):
             argv = [word.format(src=src, dst=dst) for word in tool.argv]
             figures = {"scenario": scenario.name, "tool": tool.name, "medium": stage.medium, "rep": rep}
             figures |= run_timed(argv, self.args.timeout)

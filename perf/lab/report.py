@@ -105,7 +105,7 @@ def write_report(out):
     lines += ["", HOW_TO_READ]
     if plot(out, figures):
         lines += ["![medians of the wall times, with least and most](report.svg)", ""]
-    for scenario in scenarios("ringsync", "", 0):
+    for scenario in scenarios("ringsync", "", 0, facts.get("latency_ms", 1)):
         mine = [figure for figure in figures if figure["scenario"] == scenario.name]
         for medium in dict.fromkeys(figure["medium"] for figure in mine):
             rows = [figure for figure in mine if figure["medium"] == medium]

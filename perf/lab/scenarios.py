@@ -1,14 +1,14 @@
 """What is measured."""
 
 import shutil
+import sys
 from dataclasses import dataclass
 
 from .machine import KIB, MIB, GIB
 
 NEVER = "+1000000G"  # a size no file has: find and bfs must stat every file and print none
 LATENCY_THREADS = 64  # what a peer is given when each request takes its time
-# A mounted network filesystem answers after this, and is asked again for what is older than that.
-LATENCY_MS, LATENCY_TTL_MS = 1, 3000
+LATENCY_TTL_MS = 3000  # a mounted network filesystem is asked again for what is older than that
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Tool:
     name: str
     argv: list
     floor: str = ""  # the row that is this row's floor
+    reps_max: int = sys.maxsize  # runs that say enough of a tool that takes minutes
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Scenario:
     unit: str = "files/s"
 
 
-def scenarios(ringsync, floors, threads):
+def scenarios(ringsync, floors, threads, latency_ms):
     """All scenarios, with the rows that do not depend on what is installed."""
 
     def floor(program, *args, threads=threads):
@@ -109,7 +110,7 @@ def scenarios(ringsync, floors, threads):
     ]
     linked = [ours("ringsync -H", "-H"), rsync("-aH"), Tool("cp -a", ["cp", "-a", "{src}", "{dst}"])]
     cores = [floor_scan, scan("ringsync auto")]
-    copy_cores = [ours("ringsync direct", "--write-mode", "direct"), ours("ringsync atomic")]
+    both_modes = [ours("ringsync direct", "--write-mode", "direct"), ours("ringsync atomic")]
 
     million = Tree("small", 1_000_000, 100_000, 50)
     small_files = Tree("small", 100_000, 10_000, 100, 8 * KIB)
@@ -121,19 +122,22 @@ def scenarios(ringsync, floors, threads):
     slow_data = Tree("small", 20_000, 2_000, 50, 4 * KIB)
 
     def slow_scenarios():
-        """Each job with the source, the destination or both a millisecond away."""
+        """Each job with the source, the destination or both behind the latency filesystem."""
+        waiting = rsync()  # for one answer at a time
+        waiting.reps_max = 1
+        away = f"{latency_ms:g} ms away"
         fd_64 = Tool(f"fd -j{at_once}", [fd, f"-j{at_once}", "-u", "-S", "+1000g", ".", "{src}"])
         slow_floor = Tool(f"floor-scan {at_once}", floor("floor-scan", "{src}", threads=LATENCY_THREADS))
-        yield Scenario("slow-scan", "stat every file of a tree that is 1 ms away", ["tmpfs"], slow,
+        yield Scenario("slow-scan", f"stat every file of a tree that is {away}", ["tmpfs"], slow,
                        [slow_floor, scan("ringsync auto", floor=slow_floor.name), fd_64], "ringsync auto",
                        start="none", slow=("src",))
         for sides in (("src",), ("dst",), ("src", "dst")):
             where = "both sides" if len(sides) == 2 else {"src": "the source", "dst": "the destination"}[sides[0]]
             name = "both" if len(sides) == 2 else sides[0]
-            yield Scenario(f"slow-noop-{name}", f"sync of equal trees, {where} 1 ms away", ["tmpfs"], slow,
-                           [ours("ringsync"), rclone_64, rsync()], "ringsync", slow=sides)
-            yield Scenario(f"slow-copy-{name}", f"first copy of small files, {where} 1 ms away", ["tmpfs"], slow_data,
-                           [ours("ringsync atomic"), ours("ringsync direct", "--write-mode", "direct"), rclone_64, rsync()],
+            yield Scenario(f"slow-noop-{name}", f"sync of equal trees, {where} {away}", ["tmpfs"], slow,
+                           [ours("ringsync"), rclone_64, waiting], "ringsync", slow=sides)
+            yield Scenario(f"slow-copy-{name}", f"first copy of small files, {where} {away}", ["tmpfs"], slow_data,
+                           [*both_modes, rclone_64, waiting],
                            "ringsync atomic", start="fresh", slow=sides)
 
     return [
@@ -173,6 +177,6 @@ def scenarios(ringsync, floors, threads):
         Scenario("cores", "a warm crawl on one core and on all", ["tmpfs"], million,
                  [*cores, *(on_one_core(tool) for tool in cores)], "ringsync auto", start="none"),
         Scenario("copy-cores", "a first copy on one core and on all", ["tmpfs"], small_files,
-                 [*copy_cores, *(on_one_core(tool) for tool in copy_cores)], "ringsync direct", start="fresh"),
+                 [*both_modes, *(on_one_core(tool) for tool in both_modes)], "ringsync direct", start="fresh"),
         *slow_scenarios(),
     ]

@@ -1,8 +1,9 @@
-//! `floor-copy SRC DST direct|atomic [THREADS]`: copies directories, regular files and symbolic links with
+//! `floor-copy SRC DST direct|atomic|nameless [THREADS]`: copies directories, regular files and symbolic links with
 //! mode, mtime and (as root) owner, into a DST that is absent or empty.
 //!
 //! * direct: open the source, create under the final name, read and write, futimens.
 //! * atomic: create under a temporary name with mode 0600, read and write, fchmod, futimens, rename.
+//! * nameless: create without a name (`O_TMPFILE`), read and write, futimens, link to the final name; as root.
 //!
 //! Not copied: holes, hard links as links, extended attributes, ACLs, devices and other special files (these
 //! are counted, and are an error at the end).
@@ -18,7 +19,7 @@ use floor::listing::{DirBuffer, file_type, for_each, open_dir, open_root, stat};
 use floor::{fail, parse_threads, queue, rate};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Statx, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
-    fchmod, fchown, futimens, mkdirat, openat, readlinkat, renameat, symlinkat, utimensat,
+    fchmod, fchown, futimens, linkat, mkdirat, openat, readlinkat, renameat, symlinkat, utimensat,
 };
 use rustix::io::{Result, read, write};
 use rustix::process::{getegid, geteuid, umask};
@@ -74,10 +75,18 @@ struct Task {
     stat: Statx,
 }
 
+/// How a new file comes to its name.
+#[derive(Clone, Copy, PartialEq)]
+enum WriteMode {
+    Direct,
+    Atomic,
+    Nameless,
+}
+
 /// The state of one thread.
 struct Copier {
     thread: usize,
-    atomic: bool,
+    write_mode: WriteMode,
     /// Our own ids when we are root, and so must hand files to their owners.
     root: Option<(Uid, Gid)>,
     data: Vec<u8>,
@@ -113,10 +122,10 @@ fn times_of(stat: &Statx) -> Timestamps {
 }
 
 impl Copier {
-    fn new(thread: usize, atomic: bool) -> Self {
+    fn new(thread: usize, write_mode: WriteMode) -> Self {
         Self {
             thread,
-            atomic,
+            write_mode,
             root: geteuid().is_root().then(|| (geteuid(), getegid())),
             data: vec![0; DATA_BUFFER_BYTES],
             temps: 0,
@@ -154,15 +163,17 @@ impl Copier {
 
     fn file(&mut self, dir: &Dir, name: &CStr, stat: &Statx) -> Result<()> {
         let mode = mode_of(stat);
-        let temp = self.atomic.then(|| {
+        let temp = (self.write_mode == WriteMode::Atomic).then(|| {
             self.temps += 1;
             CString::new(format!(".floor-{}-{}", self.thread, self.temps)).expect("no NUL inside")
         });
-        let (new_name, new_mode) = match &temp {
-            Some(temp) => (temp.as_c_str(), 0o600),
-            None => (name, mode),
+        let named = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let nameless = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let (new_name, new_mode, create) = match (&temp, self.write_mode) {
+            (Some(temp), _) => (temp.as_c_str(), 0o600, named),
+            (None, WriteMode::Nameless) => (c".", mode, nameless),
+            (None, _) => (name, mode, named),
         };
-        let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let output = openat(&dir.dst, new_name, create, Mode::from_raw_mode(new_mode))?;
         if stat.stx_size > 0 {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -181,6 +192,9 @@ impl Copier {
         futimens(&output, &times_of(stat))?;
         if let Some(temp) = &temp {
             renameat(&dir.dst, temp.as_c_str(), &dir.dst, name)?;
+        }
+        if self.write_mode == WriteMode::Nameless {
+            linkat(&output, c"", &dir.dst, name, AtFlags::EMPTY_PATH)?;
         }
         self.files += 1;
         Ok(())
@@ -281,29 +295,30 @@ fn first_task(src: &Path, dst: &Path) -> Task {
     }
 }
 
-/// SRC, DST, whether mode is atomic, THREADS.
-fn parse_args(args: &[String]) -> std::result::Result<(&Path, &Path, bool, usize), String> {
+/// SRC, DST, how files are written, THREADS.
+fn parse_args(args: &[String]) -> std::result::Result<(&Path, &Path, WriteMode, usize), String> {
     let [src, dst, mode, threads @ ..] = args else {
-        return Err("floor-copy SRC DST direct|atomic [THREADS]".into());
+        return Err("floor-copy SRC DST direct|atomic|nameless [THREADS]".into());
     };
-    let atomic = match mode.as_str() {
-        "direct" => false,
-        "atomic" => true,
-        _ => return Err("the mode is direct or atomic".into()),
+    let write_mode = match mode.as_str() {
+        "direct" => WriteMode::Direct,
+        "atomic" => WriteMode::Atomic,
+        "nameless" => WriteMode::Nameless,
+        _ => return Err("the mode is direct, atomic or nameless".into()),
     };
     let threads = parse_threads(threads.first().map(String::as_str))?;
-    Ok((Path::new(src), Path::new(dst), atomic, threads))
+    Ok((Path::new(src), Path::new(dst), write_mode, threads))
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (src, dst, atomic, threads) =
+    let (src, dst, write_mode, threads) =
         parse_args(&args).unwrap_or_else(|error| fail("usage", error));
     umask(Mode::empty()); // so that open and mkdir give the very mode that is asked for
     let start = Instant::now();
     let first = first_task(src, dst);
     let new_worker = |thread| Worker {
-        copier: Copier::new(thread, atomic),
+        copier: Copier::new(thread, write_mode),
         buffer: DirBuffer::default(),
     };
     let workers = queue::run(threads, first, new_worker, |worker, task, more| {
