@@ -382,6 +382,7 @@ impl Run {
             hands: hands.clone(),
             lane: self.lane_options(),
             written: Written::default(),
+            large: Arc::default(),
             fs: self.roots.fs.clone(),
             files_max: files_max(self.job.tuning.memory_max, self.job.cpus.len()),
             latencies: self.latencies.clone(),

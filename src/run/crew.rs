@@ -8,7 +8,7 @@ use super::hands::{HandsOptions, LaneHands};
 use crate::model::{Instruments, Meter};
 use crate::monitor::Latencies;
 use crate::shard::{self, Inbox, Node, Shard, Shared};
-use crate::transfer::{Lane, LaneGear, LaneOptions, Written};
+use crate::transfer::{Lane, LaneGear, LaneOptions, LargeFiles, Written};
 
 /// What each shard is made from, on its own executor.
 #[derive(Clone)]
@@ -19,6 +19,7 @@ pub(super) struct Crew {
     pub(super) hands: HandsOptions,
     pub(super) lane: LaneOptions,
     pub(super) written: Written,
+    pub(super) large: Arc<LargeFiles>,
     pub(super) fs: FsMaker,
     pub(super) files_max: usize,
     pub(super) latencies: Option<Arc<Latencies>>,
@@ -42,6 +43,7 @@ impl Crew {
             LaneGear {
                 cancel,
                 written: self.written,
+                large: self.large,
                 instruments: instruments.clone(),
                 coordinator: self.shared.coordinator.clone(),
                 files_max: self.files_max,

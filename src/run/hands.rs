@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join};
 use nix::errno::Errno;
 
 use super::backup::BackupOptions;
@@ -17,9 +17,9 @@ use super::work::Work;
 use crate::error::{Cause, Error, Side};
 use crate::io::{Fs, Handle};
 use crate::model::{Carried, Ids, Item, Kind, What};
-use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Task, node};
+use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Step, Task, node};
 use crate::throttle::Budget;
-use crate::transfer::{Buffers, Failure, Lane, LargeFile, Spread};
+use crate::transfer::{Buffers, Failure, Gear, LARGE_BYTES_MIN, Lane, LargeFiles, Spread};
 
 /// Entries of one directory in work at once on a filesystem that blocks. On a fast one they go one by one: more
 /// would only cost memory.
@@ -55,22 +55,31 @@ pub(super) struct LaneHands {
     pub options: HandsOptions,
 }
 
-/// Hands large files to all shards.
+/// Has all shards copy large files.
 pub(super) struct SpreadOverShards<'a>(pub &'a Rc<Shard>);
 
 impl Spread for SpreadOverShards<'_> {
-    fn spread<'a>(&'a self, file: &'a Arc<LargeFile>) -> LocalBoxFuture<'a, ()> {
-        let task = || -> Task {
-            let file = file.clone();
-            Box::new(move |shard: Rc<Shard>| {
+    fn spread<'a>(
+        &'a self,
+        files: &'a Arc<LargeFiles>,
+        devs: (u64, u64),
+    ) -> LocalBoxFuture<'a, ()> {
+        let task = move || -> Task {
+            let files = files.clone();
+            Box::new(move |shard| {
                 Box::pin(async move {
                     let coordinator = shard.shared.coordinator.clone();
-                    let buffers = Buffers::new(shard.instruments.clone(), coordinator, 1);
-                    file.pump(&shard.source, &shard.dest, &buffers).await;
+                    let gear = Gear {
+                        source: &shard.source,
+                        dest: &shard.dest,
+                        devs,
+                        buffers: &Buffers::new(shard.instruments.clone(), coordinator, 1),
+                    };
+                    files.help(shard.id, gear).await;
                 })
             })
         };
-        Box::pin(self.0.on_other_shards(task))
+        Box::pin(self.0.on_all_shards(task))
     }
 }
 
@@ -125,7 +134,12 @@ impl Hands for LaneHands {
                 } else {
                     1
                 };
-                for_each(at_once, steps, async |step| work.step(step).await).await;
+                let is_large = |step: &&Step| plan.meta(step).size >= LARGE_BYTES_MIN;
+                let step = async |step| work.step(step).await;
+                // Each core has a large file of its own to write while there are enough of them.
+                let large = for_each(shard.count(), steps.iter().filter(is_large), step);
+                let others = steps.iter().filter(|step| !is_large(step));
+                join(large, for_each(at_once, others, step)).await;
             }
         })
     }

@@ -304,9 +304,16 @@ impl Shard {
         self.shared.sink.error(error);
     }
 
-    /// Runs a task on every other shard. Used for work that is split by its claimants: a task that comes late finds
-    /// nothing left to claim.
-    pub async fn on_other_shards(&self, mut task: impl FnMut() -> Task) {
+    /// How many shards there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.shared.addresses.len()
+    }
+
+    /// Runs a task on every shard, and does not wait for it. Used for work that is split by its claimants: a task that comes
+    /// late finds nothing left to claim.
+    pub async fn on_all_shards(self: &Rc<Self>, mut task: impl FnMut() -> Task) {
+        glommio::spawn_local(task()(self.clone())).detach();
         for (id, address) in self.shared.addresses.iter().enumerate() {
             if id != self.id {
                 // A closed inbox means that the run is over or lost; nobody waits for helpers then.

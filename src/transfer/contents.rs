@@ -6,7 +6,8 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::buffers::{BUFFER_BYTES, Buffers};
-use super::{Copied, Failure, Lane, LargeFile, Reflink, Spread, large};
+use super::large::{LARGE_BYTES_MIN, LargeFile};
+use super::{Copied, Failure, Lane, Reflink, Spread};
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
 use crate::model::Meta;
@@ -291,15 +292,16 @@ impl Lane {
             method,
             cancel: &self.cancel,
         };
-        let is_large = size >= large::BYTES_MIN;
+        let is_large = size >= LARGE_BYTES_MIN;
         if is_large || method.needs_size_first() {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
         }
         let bytes = if is_large {
             let large = LargeFile::new(&pair, size, self.cancel.clone());
-            spread.spread(&large).await;
-            large.pump(&self.source, &self.dest, &self.buffers).await;
+            self.large.offer(large.clone());
+            let devs = (source.dev(), dest.dev());
+            spread.spread(&self.large, devs).await;
             large.wait().await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.

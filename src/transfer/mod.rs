@@ -26,7 +26,7 @@ pub use backup::Backup;
 pub use buffers::Buffers;
 pub use delete::TreeRemoval;
 pub use durable::{Fsync, Written};
-pub use large::LargeFile;
+pub use large::{Gear, LARGE_BYTES_MIN, LargeFiles};
 use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
@@ -179,9 +179,11 @@ pub trait Clearing {
     fn clear(&self) -> LocalBoxFuture<'_, Result<(), Failure>>;
 }
 
-/// Gets other shards to work on a large file.
+/// Gets all shards to help with large files.
 pub trait Spread {
-    fn spread<'a>(&'a self, file: &'a Arc<LargeFile>) -> LocalBoxFuture<'a, ()>;
+    /// `devs`: the filesystems of the newest one, source and destination.
+    fn spread<'a>(&'a self, files: &'a Arc<LargeFiles>, devs: (u64, u64))
+    -> LocalBoxFuture<'a, ()>;
 }
 
 /// What a lane shares with others.
@@ -190,6 +192,7 @@ pub struct LaneGear {
     pub cancel: Arc<Cancel>,
     /// What was written in this run, for the flush at its end.
     pub written: Written,
+    pub large: Arc<LargeFiles>,
     pub instruments: Instruments,
     /// Says when memory is short.
     pub coordinator: Arc<Coordinator>,
@@ -214,6 +217,7 @@ pub struct Lane {
     /// Pairs of filesystems that cannot share blocks.
     unclonable: RefCell<Vec<(u64, u64)>>,
     noted: durable::Noted,
+    large: Arc<LargeFiles>,
 }
 
 impl Lane {
@@ -230,6 +234,7 @@ impl Lane {
             cancel: gear.cancel,
             unclonable: RefCell::default(),
             noted: durable::Noted::new(gear.written),
+            large: gear.large,
         }
     }
 
