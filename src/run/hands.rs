@@ -15,7 +15,7 @@ use super::backup::BackupOptions;
 use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Cause, Error, Side};
-use crate::io::{Fs, Handle};
+use crate::io::Handle;
 use crate::model::{Carried, Ids, Item, Kind, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Step, Task, node};
 use crate::throttle::Budget;
@@ -98,7 +98,7 @@ impl Hands for LaneHands {
                 all.extend(child);
                 children.set(all);
             };
-            let at_once = if is_slow(&*shard.dest, dirs.dest.as_ref()) {
+            let at_once = if shard.is_slow(Side::Destination, dirs) {
                 NAMES_AT_ONCE_MAX
             } else {
                 1
@@ -127,9 +127,9 @@ impl Hands for LaneHands {
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
                 let at_once = if self.lane.waits_for_device() {
                     ENTRIES_AT_ONCE_MAX
-                } else if is_slow(&*shard.dest, dirs.dest.as_ref()) {
+                } else if shard.is_slow(Side::Destination, dirs) {
                     NAMES_AT_ONCE_MAX
-                } else if is_slow(&*shard.source, dirs.source.as_ref()) {
+                } else if shard.is_slow(Side::Source, dirs) {
                     ENTRIES_AT_ONCE_MAX
                 } else {
                     1
@@ -161,11 +161,6 @@ impl Hands for LaneHands {
             }
         })
     }
-}
-
-/// Whether calls on a directory's filesystem are known to take their time.
-fn is_slow(fs: &dyn Fs, dir: Option<&Handle>) -> bool {
-    dir.is_some_and(|dir| fs.is_slow(dir.dev()))
 }
 
 /// Runs `work` on each item: one by one, or many at once where each waits.

@@ -19,6 +19,7 @@
 
 mod batch;
 mod giant;
+mod idle;
 mod index;
 pub mod node;
 mod part;
@@ -51,18 +52,22 @@ pub use queue::{Child, Run};
 pub use traverser::run;
 
 use crate::control::retry::RetryBudget;
-use crate::error::Error;
+use crate::error::{Error, Side};
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
 use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
+use idle::Idle;
 use pulse::Pulse;
 use queue::Queue;
 
 /// Messages of each kind that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
 /// this is far more than the cores can be ahead of each other.
 const INBOX_MAX: usize = 256;
+/// Directories in transfer at once on one shard where calls return at once. One keeps the core busy; what waits for it can no
+/// longer be given to a core that has nothing to do.
+const BUSY_TRANSFERS_MAX: usize = 4;
 /// Listings kept for reuse by one shard, and the heap that one of them may keep.
 const LISTINGS_KEPT_MAX: usize = 8;
 const LISTING_KEPT_BYTES_MAX: usize = 8 << 20;
@@ -96,7 +101,7 @@ pub struct Options {
     pub strays: Option<StrayRule>,
     /// Names that are backups: see [`BackupRule`].
     pub backups: Option<BackupRule>,
-    /// Directories in transfer at once on one shard: `1..`.
+    /// Directories in transfer at once on one shard, where calls take their time: `1..`.
     pub transfers_max: usize,
 }
 
@@ -104,6 +109,7 @@ pub struct Options {
 pub struct Shared {
     pub options: Options,
     addresses: Vec<Address>,
+    idle: Idle,
     /// Says which directory may begin.
     pub coordinator: Arc<Coordinator>,
     /// Directory descriptors that may stay open for the sake of children to come.
@@ -139,6 +145,7 @@ impl Shared {
         let shared = Self {
             options,
             coordinator,
+            idle: Idle::new(tallies.len()),
             addresses,
             handles,
             retries,
@@ -254,6 +261,8 @@ pub struct Shard {
     pub instruments: Instruments,
     queue: Queue,
     transfers: Arc<Semaphore>,
+    /// The same where calls return at once.
+    busy_transfers: Arc<Semaphore>,
     listings: RefCell<Vec<Listing>>,
     parts: giant::Parts,
 }
@@ -271,6 +280,7 @@ impl Shard {
         Rc::new(Self {
             id,
             transfers: Semaphore::new(shared.options.transfers_max),
+            busy_transfers: Semaphore::new(BUSY_TRANSFERS_MAX.min(shared.options.transfers_max)),
             shared,
             source,
             dest,
@@ -308,6 +318,25 @@ impl Shard {
     #[must_use]
     pub fn count(&self) -> usize {
         self.shared.addresses.len()
+    }
+
+    /// Whether calls on a directory's filesystem are known to take their time.
+    #[must_use]
+    pub fn is_slow(&self, side: Side, dirs: &Dirs) -> bool {
+        let (fs, dir) = match side {
+            Side::Source => (&self.source, &dirs.source),
+            Side::Destination => (&self.dest, &dirs.dest),
+        };
+        dir.as_ref().is_some_and(|dir| fs.is_slow(dir.dev()))
+    }
+
+    /// What limits the directories in transfer on the filesystems of these.
+    fn transfer_slots(&self, dirs: &Dirs) -> &Arc<Semaphore> {
+        if self.is_slow(Side::Source, dirs) || self.is_slow(Side::Destination, dirs) {
+            &self.transfers
+        } else {
+            &self.busy_transfers
+        }
     }
 
     /// Runs a task on every shard, and does not wait for it. Used for work that is split by its claimants: a task that comes

@@ -113,6 +113,27 @@ impl Queue {
         })
     }
 
+    /// Takes directories for another shard: of those that have waited longest, which are nearest to the root, and at most half
+    /// of all.
+    pub(super) fn share(&self) -> Option<Run> {
+        let share = self.waiting.get().div_ceil(2);
+        let mut runs = self.runs.borrow_mut();
+        let oldest = runs.front_mut()?;
+        let given = if oldest.children.len() <= share {
+            runs.pop_front()?
+        } else {
+            Run {
+                parent: oldest.parent.clone(),
+                children: oldest.children.split_off(oldest.children.len() - share),
+                found: oldest.found,
+            }
+        };
+        drop(runs);
+        self.waiting.set(self.waiting.get() - given.children.len());
+        self.check();
+        Some(given)
+    }
+
     /// Something may have changed for the one who waits in [`Queue::until`].
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
@@ -170,6 +191,24 @@ mod tests {
         queue.push(run("new", 1));
         assert_eq!(popped(&queue), "new0");
         assert!(popped(&queue).starts_with("old"));
+    }
+
+    #[test]
+    fn half_of_what_waits_is_shared_and_the_oldest_of_it() {
+        let queue = Queue::default();
+        assert!(queue.share().is_none());
+        queue.push(run("old", 2));
+        queue.push(run("new", 3));
+        let shared = |queue: &Queue| -> Vec<String> {
+            let children = queue.share().unwrap().children.into_iter();
+            children
+                .map(|child| child.name.into_string().unwrap())
+                .collect()
+        };
+        assert_eq!(shared(&queue), ["old0", "old1"]);
+        assert_eq!(shared(&queue), ["new1", "new2"]);
+        assert_eq!(shared(&queue), ["new0"]);
+        assert_eq!(queue.len(), 0);
     }
 
     #[test]

@@ -58,7 +58,11 @@ fn push(shard: &Shard, run: Run) {
 async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
     let may_visit = || shard.tally().levels.dirs_active.get() < shard.visiting_max();
     loop {
+        if shard.queue.len() == 0 {
+            shard.shared.idle.set(shard.id);
+        }
         shard.queue.until(may_visit).await;
+        shard.shared.idle.clear(shard.id);
         let asked = shard.instruments.now();
         let admission = shard.shared.coordinator.admit().await;
         // A busy executor looks at its wakes only now and then. What came meanwhile is newer than what waits, and deeper: were
@@ -75,6 +79,7 @@ async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
         else {
             continue;
         };
+        share(&shard);
         shard.note_queue();
         if let (Some(found), Some(asked)) = (found, asked) {
             let queued = asked.saturating_duration_since(found);
@@ -87,6 +92,19 @@ async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
             .record_since(Timed::Wait(Wait::Permit), asked);
         let node = Node::child(&parent, child, &shard.shared);
         start_visit(&shard, node, admission);
+    }
+}
+
+/// Gives some of what waits to a shard that has nothing.
+fn share(shard: &Shard) {
+    let all = &shard.shared;
+    if shard.queue.len() > 0
+        && let Some(to) = all.idle.take(shard.id)
+        && let Some(run) = shard.queue.share()
+        && let Err(refused) = all.addresses[to].runs.try_send(run)
+    {
+        // Full, so it is not idle at all; or the run is over.
+        shard.queue.push(refused.into_inner());
     }
 }
 
@@ -204,7 +222,7 @@ pub(super) async fn settle<P>(shard: &Rc<Shard>, dirs: &Dirs, plan: Plan, permit
         None
     } else {
         let asked = shard.instruments.now();
-        let slot = shard.transfers.acquire().await;
+        let slot = shard.transfer_slots(dirs).acquire().await;
         shard
             .instruments
             .record_since(Timed::Wait(Wait::Transfer), asked);
