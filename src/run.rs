@@ -36,7 +36,9 @@ use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Coordinator, Reason};
-use crate::transfer::{Fsync, LaneOptions, Reflink, WriteMode, Written, files_max, temp};
+use crate::transfer::{
+    Fsync, LaneOptions, LargeFiles, Reflink, WriteMode, Written, files_max, temp,
+};
 use backup::{BackupJob, BackupOptions, BackupRoot};
 use crew::Crew;
 pub use flight::Flights;
@@ -48,6 +50,9 @@ use tuning::Tuning;
 /// Directories in transfer at once on one shard. They hold their plan meanwhile. Where names take their time, few of one directory
 /// are made at once, so it takes many directories to keep a server busy: 20,000 files at 1 ms take 9.1 s with 8, and 4.4 s from 32 on.
 const TRANSFERS_MAX: usize = 32;
+/// The same where calls return at once. One keeps the core busy; what waits for it can no longer be given to a core that has
+/// nothing to do.
+const BUSY_TRANSFERS_MAX: usize = 4;
 /// Threads of all blocking pools together, besides one sleeper each.
 const BLOCKING_THREADS_TOTAL_MAX: usize = 128;
 const BLOCKING_THREADS_EACH_MAX: usize = 16;
@@ -375,6 +380,7 @@ impl Run {
             presence,
             reach,
         );
+        let files_max = files_max(self.job.tuning.memory_max, self.job.cpus.len());
         let crew = Crew {
             shared: shared.clone(),
             inboxes,
@@ -382,9 +388,9 @@ impl Run {
             hands: hands.clone(),
             lane: self.lane_options(),
             written: Written::default(),
-            large: Arc::default(),
+            large: Arc::new(LargeFiles::new(files_max)),
             fs: self.roots.fs.clone(),
-            files_max: files_max(self.job.tuning.memory_max, self.job.cpus.len()),
+            files_max,
             latencies: self.latencies.clone(),
             seed: seed(),
         };
@@ -425,6 +431,11 @@ impl Run {
             strays,
             backups: self.backup_options().map(|options| options.rule()),
             transfers_max: TRANSFERS_MAX,
+            busy_transfers_max: if self.lane_options().waits_for_device() {
+                TRANSFERS_MAX
+            } else {
+                BUSY_TRANSFERS_MAX
+            },
         }
     }
 

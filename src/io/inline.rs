@@ -11,8 +11,7 @@ use nix::fcntl::{
 };
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType,
-    OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+    EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs,
 };
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{
@@ -236,9 +235,23 @@ pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
     Ok(Reply::Opened(Handle::place(fd, meta.dev), meta))
 }
 
-/// Whether a file is on FUSE, or might be: a server that does not answer is as good as one.
-pub(super) fn is_fuse(file: &Handle) -> bool {
-    fstatfs(file).map_or(true, |fs| fs.filesystem_type() == FUSE_SUPER_MAGIC)
+/// What the type of a filesystem says about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FsTraits {
+    pub fuse: bool,
+    /// It may share blocks, or have its server copy (NFS, SMB, Ceph, FUSE). Elsewhere copy_file_range goes through a pipe of
+    /// sixteen pages, and reading and writing takes half the time.
+    pub copies_in_kernel: bool,
+}
+
+/// A server that does not answer may be anything.
+pub(super) fn traits_of(file: &Handle) -> FsTraits {
+    const NEITHER_SHARES_NOR_ASKS: [FsType; 3] = [TMPFS_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC];
+    let kind = retry(|| fstatfs(file)).map(|fs| fs.filesystem_type());
+    FsTraits {
+        fuse: kind.map_or(true, |kind| kind == FUSE_SUPER_MAGIC),
+        copies_in_kernel: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
+    }
 }
 
 fn close(file: Handle) -> Result<(), Errno> {
@@ -409,22 +422,7 @@ fn seek_data(file: &Handle, offset: u64) -> Result<Reply, Errno> {
     Ok(Reply::Data(Some(range)))
 }
 
-/// Filesystems on which copy_file_range shares blocks or, where it cannot, goes through a pipe of sixteen pages: reading and
-/// writing takes half the time. Others (NFS, SMB, Ceph, FUSE) may have their server do it.
-const WITHOUT_COPY: [FsType; 6] = [
-    TMPFS_MAGIC,
-    EXT4_SUPER_MAGIC,
-    XFS_SUPER_MAGIC,
-    BTRFS_SUPER_MAGIC,
-    F2FS_SUPER_MAGIC,
-    OVERLAYFS_SUPER_MAGIC,
-];
-
-/// Asked for each range: that costs a thousandth of the copy.
 fn copy_range(from: &Handle, to: &Handle, offset: u64, len: u64) -> Result<Reply, Errno> {
-    if WITHOUT_COPY.contains(&fstatfs(to)?.filesystem_type()) {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let (mut read_at, mut write_at) = (offset_of(offset)?, offset_of(offset)?);
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let count = retry(|| copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len))?;

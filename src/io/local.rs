@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use super::inline;
+use super::inline::{self, FsTraits};
 use super::op::{Fs, Handle, Op, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
 use super::small::{self, SmallCopy};
@@ -51,8 +51,8 @@ struct Core {
     started: Instant,
     /// By device; a run meets a handful.
     routers: RefCell<Vec<(u64, Router)>>,
-    /// By device: whether it is FUSE; see [`Core::mangles`].
-    fuse: RefCell<Vec<(u64, bool)>>,
+    /// By device.
+    traits: RefCell<Vec<(u64, FsTraits)>>,
     instruments: Instruments,
 }
 
@@ -67,7 +67,7 @@ impl LocalFs {
             ring: Ring::start(options.ring, instruments.clone())?,
             started: Instant::now(),
             routers: RefCell::default(),
-            fuse: RefCell::default(),
+            traits: RefCell::default(),
             instruments: instruments.clone(),
         };
         Ok(Self {
@@ -137,13 +137,17 @@ impl Core {
         let (Op::Read { file, .. } | Op::Write { file, .. }) = op else {
             return false;
         };
-        let mut all = self.fuse.borrow_mut();
-        if let Some((_, fuse)) = all.iter().find(|(dev, _)| *dev == file.dev()) {
-            return *fuse;
+        self.traits_of(file).fuse
+    }
+
+    fn traits_of(&self, file: &Handle) -> FsTraits {
+        let mut all = self.traits.borrow_mut();
+        if let Some((_, traits)) = all.iter().find(|(dev, _)| *dev == file.dev()) {
+            return *traits;
         }
-        let fuse = inline::is_fuse(file);
-        all.push((file.dev(), fuse));
-        fuse
+        let traits = inline::traits_of(file);
+        all.push((file.dev(), traits));
+        traits
     }
 
     fn run_measured(&self, op: Op, side: Side, started: Duration) -> Outcome {
@@ -309,6 +313,10 @@ impl Fs for LocalFs {
         core.instruments
             .record(what, ended.saturating_sub(started), 1);
         true
+    }
+
+    fn copies_in_kernel(&self, file: &Handle) -> bool {
+        self.core.traits_of(file).copies_in_kernel
     }
 
     fn is_slow(&self, dev: u64) -> bool {

@@ -28,6 +28,10 @@ const ENTRIES_AT_ONCE_MAX: usize = 64;
 /// each, so more would only keep others from their directories; files also have steps that need no lock.
 const NAMES_AT_ONCE_MAX: usize = 4;
 
+/// Large files of one directory in work at once where calls return at once. Each has its final size from the start, under a
+/// temporary name, and that is lost when the run is interrupted; and memory is not faster than a few cores.
+const LARGE_AT_ONCE_MAX: usize = 4;
+
 /// What the hands may do.
 #[derive(Clone)]
 pub(super) struct HandsOptions {
@@ -69,11 +73,12 @@ impl Spread for SpreadOverShards<'_> {
             Box::new(move |shard| {
                 Box::pin(async move {
                     let coordinator = shard.shared.coordinator.clone();
+                    let (instruments, kept_max) = (shard.instruments.clone(), files.copiers_max());
                     let gear = Gear {
                         source: &shard.source,
                         dest: &shard.dest,
                         devs,
-                        buffers: &Buffers::new(shard.instruments.clone(), coordinator, 1),
+                        buffers: &Buffers::new(instruments, coordinator, kept_max),
                     };
                     files.help(shard.id, gear).await;
                 })
@@ -135,9 +140,13 @@ impl Hands for LaneHands {
                     1
                 };
                 let is_large = |step: &&Step| plan.meta(step).size >= LARGE_BYTES_MIN;
-                let step = async |step| work.step(step).await;
-                // Each core has a large file of its own to write while there are enough of them.
-                let large = for_each(shard.count(), steps.iter().filter(is_large), step);
+                let step = async |step| {
+                    work.step(step).await;
+                    shard.share();
+                };
+                // A large file for each core to write.
+                let large_at_once = at_once.max(shard.count().min(LARGE_AT_ONCE_MAX));
+                let large = for_each(large_at_once, steps.iter().filter(is_large), step);
                 let others = steps.iter().filter(|step| !is_large(step));
                 join(large, for_each(at_once, others, step)).await;
             }

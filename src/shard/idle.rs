@@ -1,4 +1,4 @@
-//! Which shards have nothing waiting. The hash of a path spreads directories evenly, and neither their sizes nor a few hundred
+//! Which shards have nothing to do. The hash of a path spreads directories evenly, and neither their sizes nor a few hundred
 //! of them are even; so a shard that has directories waiting gives some to one that has none.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

@@ -33,7 +33,7 @@ pub mod sift;
 mod symlinks;
 mod traverser;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -65,9 +65,6 @@ use queue::Queue;
 /// Messages of each kind that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
 /// this is far more than the cores can be ahead of each other.
 const INBOX_MAX: usize = 256;
-/// Directories in transfer at once on one shard where calls return at once. One keeps the core busy; what waits for it can no
-/// longer be given to a core that has nothing to do.
-const BUSY_TRANSFERS_MAX: usize = 4;
 /// Listings kept for reuse by one shard, and the heap that one of them may keep.
 const LISTINGS_KEPT_MAX: usize = 8;
 const LISTING_KEPT_BYTES_MAX: usize = 8 << 20;
@@ -103,6 +100,8 @@ pub struct Options {
     pub backups: Option<BackupRule>,
     /// Directories in transfer at once on one shard, where calls take their time: `1..`.
     pub transfers_max: usize,
+    /// The same where calls return at once.
+    pub busy_transfers_max: usize,
 }
 
 /// What all shards of a run share.
@@ -260,6 +259,8 @@ pub struct Shard {
     hands: Rc<dyn Hands>,
     pub instruments: Instruments,
     queue: Queue,
+    /// Directories whose visit has begun and not ended, transfer included.
+    visits: Cell<usize>,
     transfers: Arc<Semaphore>,
     /// The same where calls return at once.
     busy_transfers: Arc<Semaphore>,
@@ -280,13 +281,14 @@ impl Shard {
         Rc::new(Self {
             id,
             transfers: Semaphore::new(shared.options.transfers_max),
-            busy_transfers: Semaphore::new(BUSY_TRANSFERS_MAX.min(shared.options.transfers_max)),
+            busy_transfers: Semaphore::new(shared.options.busy_transfers_max),
             shared,
             source,
             dest,
             hands,
             instruments,
             queue: Queue::default(),
+            visits: Cell::new(0),
             listings: RefCell::default(),
             parts: giant::Parts::default(),
         })
@@ -336,6 +338,26 @@ impl Shard {
             &self.transfers
         } else {
             &self.busy_transfers
+        }
+    }
+
+    /// Says so when there is nothing to do here.
+    fn note_idle(&self) {
+        if self.queue.len() == 0 && self.visits.get() == 0 {
+            self.shared.idle.set(self.id);
+        }
+    }
+
+    /// Gives some of what waits to a shard that has nothing to do. Called again and again between pieces of work.
+    pub fn share(&self) {
+        let all = &self.shared;
+        if self.queue.len() > 0
+            && let Some(to) = all.idle.take(self.id)
+            && let Some(run) = self.queue.share()
+            && let Err(refused) = all.addresses[to].runs.try_send(run)
+        {
+            // Full, so it is not idle at all; or the run is over.
+            self.queue.push(refused.into_inner());
         }
     }
 

@@ -153,7 +153,7 @@ impl Node {
         Arc::new(Self::new(Some(parent.clone()), 0, Child::for_tests(name)))
     }
 
-    /// The hash of the path of a child, which places it on a shard.
+    /// The hash of the path of a child, which says what shard it is first queued on.
     pub(super) fn child_hash(&self, name: &CStr, shared: &Shared) -> u64 {
         let mut hasher = shared.hasher.build_hasher();
         hasher.write_u64(self.hash);

@@ -114,7 +114,7 @@ impl Queue {
     }
 
     /// Takes directories for another shard: of those that have waited longest, which are nearest to the root, and at most half
-    /// of all.
+    /// of all, rounded up.
     pub(super) fn share(&self) -> Option<Run> {
         let share = self.waiting.get().div_ceil(2);
         let mut runs = self.runs.borrow_mut();

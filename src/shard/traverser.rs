@@ -51,18 +51,16 @@ async fn receive(shard: Rc<Shard>, runs: Receiver<Run>) {
 
 fn push(shard: &Shard, run: Run) {
     shard.queue.push(run);
+    shard.shared.idle.clear(shard.id);
     shard.note_queue();
 }
 
 /// Takes directories off the queue as permits come.
 async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
     let may_visit = || shard.tally().levels.dirs_active.get() < shard.visiting_max();
+    shard.note_idle();
     loop {
-        if shard.queue.len() == 0 {
-            shard.shared.idle.set(shard.id);
-        }
         shard.queue.until(may_visit).await;
-        shard.shared.idle.clear(shard.id);
         let asked = shard.instruments.now();
         let admission = shard.shared.coordinator.admit().await;
         // A busy executor looks at its wakes only now and then. What came meanwhile is newer than what waits, and deeper: were
@@ -79,7 +77,7 @@ async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
         else {
             continue;
         };
-        share(&shard);
+        shard.share();
         shard.note_queue();
         if let (Some(found), Some(asked)) = (found, asked) {
             let queued = asked.saturating_duration_since(found);
@@ -95,21 +93,9 @@ async fn dispatch(shard: Rc<Shard>, runs: Receiver<Run>) {
     }
 }
 
-/// Gives some of what waits to a shard that has nothing.
-fn share(shard: &Shard) {
-    let all = &shard.shared;
-    if shard.queue.len() > 0
-        && let Some(to) = all.idle.take(shard.id)
-        && let Some(run) = shard.queue.share()
-        && let Err(refused) = all.addresses[to].runs.try_send(run)
-    {
-        // Full, so it is not idle at all; or the run is over.
-        shard.queue.push(refused.into_inner());
-    }
-}
-
 fn start_visit(shard: &Rc<Shard>, node: Arc<Node>, admission: Admission) {
     shard.tally().levels.dirs_active.add(1);
+    shard.visits.set(shard.visits.get() + 1);
     glommio::spawn_local(visit(shard.clone(), node, admission)).detach();
 }
 
@@ -152,6 +138,8 @@ async fn visit(shard: Rc<Shard>, node: Arc<Node>, admission: Admission) {
         }
     }
     node::release(&shard, node).await;
+    shard.visits.set(shard.visits.get() - 1);
+    shard.note_idle();
 }
 
 /// Compares a directory with its counterpart, and acts on the outcome.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::buffers::{BUFFER_BYTES, Buffers};
-use super::large::{LARGE_BYTES_MIN, LargeFile};
+use super::large::LARGE_BYTES_MIN;
 use super::{Copied, Failure, Lane, Reflink, Spread};
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, OpError, Reply};
@@ -283,7 +283,7 @@ impl Lane {
                 ..Copied::default()
             });
         }
-        let method = self.method_for(meta);
+        let method = self.method_for(meta, dest);
         let pair = Pair {
             source_fs: &self.source,
             dest_fs: &self.dest,
@@ -298,11 +298,10 @@ impl Lane {
             self.on_dest(Op::Truncate { file, len: size }).await?;
         }
         let bytes = if is_large {
-            let large = LargeFile::new(&pair, size, self.cancel.clone());
-            self.large.offer(large.clone());
+            let copying = self.large.offer(&pair, size, self.cancel.clone());
             let devs = (source.dev(), dest.dev());
             spread.spread(&self.large, devs).await;
-            large.wait().await?
+            copying.end().await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.
             let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
@@ -318,11 +317,14 @@ impl Lane {
         })
     }
 
-    pub(super) fn method_for(&self, meta: &Meta) -> Method {
+    pub(super) fn method_for(&self, meta: &Meta, dest: &Handle) -> Method {
         // A file that says 0 (in /proc) may have contents, which only reading tells.
         let sized = meta.size > 0;
         Method {
-            in_kernel: self.options.reflink != Reflink::Never && !self.options.sparse && sized,
+            in_kernel: self.options.reflink != Reflink::Never
+                && !self.options.sparse
+                && meta.size >= COPY_RANGE_BYTES_MIN
+                && self.dest.copies_in_kernel(dest),
             skip_holes: self.options.trust_holes && meta.has_holes,
             make_holes: self.options.sparse && sized,
         }

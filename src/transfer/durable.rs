@@ -127,9 +127,11 @@ impl Lane {
         failures
     }
 
-    /// Whether entries wait for the device one by one, so that many at a time share a commit of the journal.
+    /// See [`LaneOptions::waits_for_device`].
+    ///
+    /// [`LaneOptions::waits_for_device`]: super::LaneOptions::waits_for_device
     #[must_use]
     pub fn waits_for_device(&self) -> bool {
-        self.options.fsync == Fsync::File || self.options.verify
+        self.options.waits_for_device()
     }
 }

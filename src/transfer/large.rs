@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_channel::{Receiver, Sender};
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::Failure;
 use super::buffers::Buffers;
@@ -26,76 +27,74 @@ const _: () = assert!(
 /// Chunks that one shard copies at once where each call takes its time. Each has a buffer.
 const COPIERS_MAX: usize = 8;
 
-/// The copy of one large file. The destination has its final size already.
-pub(super) struct LargeFile {
+/// One large file. The destination has its final size already.
+struct LargeFile {
+    // Dropped in this order: when the end is told, nobody but the owner has the files open, and his close tells late errors.
     source: Handle,
     dest: Handle,
+    _done: Sender<()>,
     method: Method,
     size: u64,
-    chunks: u64,
-    finished: AtomicU64,
+    cancel: Arc<Cancel>,
+    outcome: Arc<Outcome>,
+}
+
+#[derive(Default)]
+struct Outcome {
     bytes: AtomicU64,
     failure: OnceLock<Failure>,
-    cancel: Arc<Cancel>,
-    /// Closed when the last chunk is finished.
-    done: (Sender<()>, Receiver<()>),
+}
+
+/// What the owner of a file waits with.
+pub(super) struct Copying {
+    done: Receiver<()>,
+    outcome: Arc<Outcome>,
+}
+
+impl Copying {
+    /// Waits until all chunks are finished, by whomever. Returns the bytes copied.
+    pub(super) async fn end(self) -> Result<u64, Failure> {
+        // Nothing is ever sent: the end is the closing.
+        let closed = self.done.recv().await;
+        debug_assert!(closed.is_err());
+        match self.outcome.failure.get() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(self.outcome.bytes.load(SeqCst)),
+        }
+    }
 }
 
 impl LargeFile {
-    pub(super) fn new(pair: &Pair<'_>, size: u64, cancel: Arc<Cancel>) -> Arc<Self> {
-        Arc::new(Self {
-            source: pair.source.clone(),
-            dest: pair.dest.clone(),
-            method: pair.method,
-            size,
-            chunks: size.div_ceil(CHUNK_BYTES),
-            finished: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            failure: OnceLock::new(),
-            cancel,
-            done: async_channel::bounded(1),
-        })
+    fn chunks(&self) -> u64 {
+        self.size.div_ceil(CHUNK_BYTES)
     }
 
-    /// Copies a chunk. After a failure, or when the run is cancelled, it only counts as finished.
+    /// Copies a chunk; not after a failure, nor when the run is cancelled.
     async fn copy(&self, chunk: u64, gear: Gear<'_>) {
         if self.cancel.is_set() {
-            let _ = self.failure.set(Failure::interrupted(Side::Source));
+            let _ = self.outcome.failure.set(Failure::interrupted(Side::Source));
         }
-        if self.failure.get().is_none() {
-            let pair = Pair {
-                source_fs: gear.source,
-                dest_fs: gear.dest,
-                source: &self.source,
-                dest: &self.dest,
-                method: self.method,
-                cancel: &self.cancel,
-            };
-            let start = chunk * CHUNK_BYTES;
-            let end = self.size.min(start + CHUNK_BYTES);
-            match pair.copy_span(start..end, gear.buffers).await {
-                Ok(bytes) => {
-                    self.bytes.fetch_add(bytes, SeqCst);
-                }
-                Err(failure) => {
-                    // The first one is told; more of them would say the same.
-                    let _ = self.failure.set(failure);
-                }
+        if self.outcome.failure.get().is_some() {
+            return;
+        }
+        let pair = Pair {
+            source_fs: gear.source,
+            dest_fs: gear.dest,
+            source: &self.source,
+            dest: &self.dest,
+            method: self.method,
+            cancel: &self.cancel,
+        };
+        let start = chunk * CHUNK_BYTES;
+        let end = self.size.min(start + CHUNK_BYTES);
+        match pair.copy_span(start..end, gear.buffers).await {
+            Ok(bytes) => {
+                self.outcome.bytes.fetch_add(bytes, SeqCst);
             }
-        }
-        if self.finished.fetch_add(1, SeqCst) + 1 == self.chunks {
-            self.done.0.close();
-        }
-    }
-
-    /// Waits until all chunks are finished, by whomever. Returns the bytes copied.
-    pub(super) async fn wait(&self) -> Result<u64, Failure> {
-        // Nothing is ever sent: the end is the closing.
-        let closed = self.done.1.recv().await;
-        debug_assert!(closed.is_err());
-        match self.failure.get() {
-            Some(failure) => Err(failure.clone()),
-            None => Ok(self.bytes.load(SeqCst)),
+            Err(failure) => {
+                // The first one is told; more of them would say the same.
+                let _ = self.outcome.failure.set(failure);
+            }
         }
     }
 }
@@ -111,67 +110,119 @@ pub struct Gear<'a> {
 }
 
 impl Gear<'_> {
-    fn copiers_max(&self) -> usize {
+    fn is_slow(&self) -> bool {
         let (source, dest) = self.devs;
-        if self.source.is_slow(source) || self.dest.is_slow(dest) {
-            COPIERS_MAX
-        } else {
-            1
-        }
+        self.source.is_slow(source) || self.dest.is_slow(dest)
     }
 }
 
 /// The large files that have chunks left, and who copies them. One for all shards: it is locked once for each chunk.
-#[derive(Default)]
-pub struct LargeFiles(Mutex<Board>);
+pub struct LargeFiles {
+    board: Mutex<Board>,
+    copiers_max: usize,
+}
 
 #[derive(Default)]
 struct Board {
     open: Vec<Open>,
     /// Of each shard, how many chunks it copies at once.
     copiers: Vec<usize>,
+    offered: u64,
 }
 
+/// A file with chunks that nobody has claimed.
 struct Open {
+    id: u64,
     file: Arc<LargeFile>,
     next_chunk: u64,
     /// How many work on it.
     copiers: usize,
 }
 
+struct Claim {
+    id: u64,
+    file: Arc<LargeFile>,
+    chunk: u64,
+}
+
 impl LargeFiles {
+    /// One shard has at most so many copiers, and a buffer for each: `1..=8`.
+    #[must_use]
+    pub fn new(copiers_max: usize) -> Self {
+        Self {
+            board: Mutex::default(),
+            copiers_max: copiers_max.clamp(1, COPIERS_MAX),
+        }
+    }
+
+    #[must_use]
+    pub fn copiers_max(&self) -> usize {
+        self.copiers_max
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offers a file. Then each shard is to call [`Self::help`], this one too.
-    pub(super) fn offer(&self, file: Arc<LargeFile>) {
-        self.board().open.push(Open {
-            file,
-            next_chunk: 0,
-            copiers: 0,
+    /// Offers a file. Then each shard is to call [`Self::help`], this one too. Either it starts a copier, or it has some that
+    /// look once more: they end under the lock under which files are offered.
+    pub(super) fn offer(&self, pair: &Pair<'_>, size: u64, cancel: Arc<Cancel>) -> Copying {
+        let (told, done) = async_channel::bounded(1);
+        let outcome = Arc::<Outcome>::default();
+        self.board().offer(LargeFile {
+            source: pair.source.clone(),
+            dest: pair.dest.clone(),
+            _done: told,
+            method: pair.method,
+            size,
+            cancel,
+            outcome: outcome.clone(),
         });
-    }
-
-    fn claim(&self, shard: usize, last: Option<&Arc<LargeFile>>) -> Option<(Arc<LargeFile>, u64)> {
-        self.board().claim(shard, last)
+        Copying { done, outcome }
     }
 
     /// Copies chunks until none is left, unless the shard does so already. Where calls take their time, it copies many at once.
     pub async fn help(&self, shard: usize, gear: Gear<'_>) {
-        let count = self.board().enlist(shard, gear.copiers_max());
-        let copiers = (0..count).map(|_| async {
-            let mut last = None;
-            while let Some((file, chunk)) = self.claim(shard, last.as_ref()) {
-                file.copy(chunk, gear).await;
-                last = Some(file);
-            }
-        });
-        join_all(copiers).await;
+        let mut copiers = FuturesUnordered::new();
+        let mut more = self.enlist(shard, gear);
+        loop {
+            copiers.extend((0..more).map(|_| self.copy_next(shard, None, gear)));
+            more = match copiers.next().await {
+                Some(Some(last)) => {
+                    copiers.push(self.copy_next(shard, Some(last), gear));
+                    // It may have turned out meanwhile how slow this is.
+                    self.enlist(shard, gear)
+                }
+                Some(None) => 0,
+                None => return,
+            };
+        }
+    }
+
+    fn enlist(&self, shard: usize, gear: Gear<'_>) -> usize {
+        let wanted = if gear.is_slow() { self.copiers_max } else { 1 };
+        self.board().enlist(shard, wanted)
+    }
+
+    /// Copies a chunk, as a copier whose last one was of `last`. `None`: there was none, and it is a copier no more.
+    async fn copy_next(&self, shard: usize, last: Option<u64>, gear: Gear<'_>) -> Option<u64> {
+        let Claim { id, file, chunk } = self.board().claim(shard, last)?;
+        file.copy(chunk, gear).await;
+        Some(id)
     }
 }
 
 impl Board {
+    fn offer(&mut self, file: LargeFile) {
+        self.open.push(Open {
+            id: self.offered,
+            file: Arc::new(file),
+            next_chunk: 0,
+            copiers: 0,
+        });
+        self.offered += 1;
+    }
+
     /// How many copiers a shard has to start to have so many.
     fn enlist(&mut self, shard: usize, wanted: usize) -> usize {
         if self.copiers.len() <= shard {
@@ -185,12 +236,8 @@ impl Board {
 
     /// The next chunk for a copier whose last one was of `last`: of the file that has the fewest copiers, for those of one
     /// file wait for each other where its inode is locked for each write. `None`: nothing is left, and it ends.
-    fn claim(
-        &mut self,
-        shard: usize,
-        last: Option<&Arc<LargeFile>>,
-    ) -> Option<(Arc<LargeFile>, u64)> {
-        let is_last = |open: &Open| last.is_some_and(|last| Arc::ptr_eq(last, &open.file));
+    fn claim(&mut self, shard: usize, last: Option<u64>) -> Option<Claim> {
+        let is_last = |open: &Open| last == Some(open.id);
         if let Some(left) = self.open.iter_mut().find(|open| is_last(open)) {
             left.copiers -= 1;
         }
@@ -203,14 +250,15 @@ impl Board {
             return None;
         };
         let open = &mut self.open[at];
-        let chunk = open.next_chunk;
+        let (id, chunk) = (open.id, open.next_chunk);
         open.next_chunk += 1;
         open.copiers += 1;
-        let file = open.file.clone();
-        if open.next_chunk == file.chunks {
-            self.open.swap_remove(at);
-        }
-        Some((file, chunk))
+        let file = if open.next_chunk == open.file.chunks() {
+            self.open.swap_remove(at).file
+        } else {
+            open.file.clone()
+        };
+        Some(Claim { id, file, chunk })
     }
 }
 
@@ -219,91 +267,91 @@ mod tests {
     use super::*;
     use std::fs::File;
 
-    fn large_file(chunks: u64) -> Arc<LargeFile> {
+    /// Offers a file of so many chunks.
+    fn offer(board: &mut Board, chunks: u64) -> Receiver<()> {
         let handle = || Handle::new(File::open("/dev/null").unwrap().into(), 0);
-        let method = Method {
-            in_kernel: false,
-            skip_holes: false,
-            make_holes: false,
-        };
-        Arc::new(LargeFile {
+        let (told, done) = async_channel::bounded(1);
+        board.offer(LargeFile {
             source: handle(),
             dest: handle(),
-            method,
+            _done: told,
+            method: Method {
+                in_kernel: false,
+                skip_holes: false,
+                make_holes: false,
+            },
             size: chunks * CHUNK_BYTES,
-            chunks,
-            finished: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            failure: OnceLock::new(),
             cancel: Arc::default(),
-            done: async_channel::bounded(1),
-        })
+            outcome: Arc::default(),
+        });
+        done
     }
 
-    fn board(files: &[&Arc<LargeFile>]) -> Board {
-        let large = LargeFiles::default();
-        for file in files {
-            large.offer((*file).clone());
-        }
-        large.0.into_inner().unwrap()
-    }
-
-    fn is(claim: Option<&(Arc<LargeFile>, u64)>, file: &Arc<LargeFile>, chunk: u64) -> bool {
-        claim.is_some_and(|(claimed, number)| Arc::ptr_eq(claimed, file) && *number == chunk)
+    fn claim(board: &mut Board, shard: usize, last: Option<u64>) -> Option<(u64, u64)> {
+        board
+            .claim(shard, last)
+            .map(|claim| (claim.id, claim.chunk))
     }
 
     #[test]
     fn each_has_a_file_of_its_own_while_there_are_enough_and_then_they_share() {
-        let (one, two) = (large_file(4), large_file(2));
-        let mut board = board(&[&one, &two]);
+        let mut board = Board::default();
+        let _done = (offer(&mut board, 4), offer(&mut board, 2));
         assert_eq!((board.enlist(0, 1), board.enlist(1, 1)), (1, 1));
         let mut last = [None, None];
         let wanted = [
-            (0, &one, 0),
-            (1, &two, 0),
-            (0, &one, 1),
-            (1, &two, 1),
-            (1, &one, 2),
-            (0, &one, 3),
+            (0, 0, 0),
+            (1, 1, 0),
+            (0, 0, 1),
+            (1, 1, 1),
+            (1, 0, 2),
+            (0, 0, 3),
         ];
         for (shard, file, chunk) in wanted {
-            let claim = board.claim(shard, last[shard].as_ref());
-            assert!(
-                is(claim.as_ref(), file, chunk),
-                "shard {shard}, chunk {chunk}"
-            );
-            last[shard] = claim.map(|(file, _)| file);
+            assert_eq!(claim(&mut board, shard, last[shard]), Some((file, chunk)));
+            last[shard] = Some(file);
         }
         assert!(board.open.is_empty());
     }
 
     #[test]
     fn who_shares_a_file_goes_to_one_that_nobody_copies() {
-        let (one, two) = (large_file(9), large_file(9));
-        let mut board = board(&[&one]);
+        let mut board = Board::default();
+        let _done = offer(&mut board, 9);
         assert_eq!((board.enlist(0, 1), board.enlist(1, 1)), (1, 1));
-        assert!(is(board.claim(0, None).as_ref(), &one, 0));
-        assert!(is(board.claim(1, None).as_ref(), &one, 1));
-        board.open.push(Open {
-            file: two.clone(),
-            next_chunk: 0,
-            copiers: 0,
-        });
-        assert!(is(board.claim(1, Some(&one)).as_ref(), &two, 0));
-        assert!(is(board.claim(0, Some(&one)).as_ref(), &one, 2));
-        assert!(is(board.claim(1, Some(&two)).as_ref(), &two, 1));
+        assert_eq!(claim(&mut board, 0, None), Some((0, 0)));
+        assert_eq!(claim(&mut board, 1, None), Some((0, 1)));
+        let _done = offer(&mut board, 9);
+        assert_eq!(claim(&mut board, 1, Some(0)), Some((1, 0)));
+        assert_eq!(claim(&mut board, 0, Some(0)), Some((0, 2)));
+        assert_eq!(claim(&mut board, 1, Some(1)), Some((1, 1)));
     }
 
     #[test]
     fn a_shard_has_as_many_copiers_as_wanted_and_is_called_again_when_they_have_gone() {
-        let file = large_file(1);
-        let mut board = board(&[&file]);
+        let mut board = Board::default();
+        let _done = offer(&mut board, 1);
         assert_eq!(board.enlist(3, 2), 2);
         assert_eq!(board.enlist(3, 2), 0);
-        assert!(is(board.claim(3, None).as_ref(), &file, 0));
-        assert!(board.claim(3, None).is_none());
+        assert_eq!(claim(&mut board, 3, None), Some((0, 0)));
+        assert_eq!(claim(&mut board, 3, None), None);
         assert_eq!(board.enlist(3, 2), 1);
-        assert!(board.claim(3, Some(&file)).is_none());
+        assert_eq!(claim(&mut board, 3, Some(0)), None);
         assert_eq!(board.enlist(3, 2), 1);
+    }
+
+    #[test]
+    fn the_end_is_told_when_nobody_has_the_files_open() {
+        let mut board = Board::default();
+        let done = offer(&mut board, 2);
+        assert_eq!(board.enlist(0, 2), 2);
+        let first = board.claim(0, None).unwrap();
+        let handle = first.file.dest.clone();
+        let second = board.claim(0, None).unwrap();
+        drop(second);
+        assert!(!done.is_closed());
+        drop(first);
+        assert!(done.is_closed());
+        assert!(handle.into_fd().is_some(), "the owner's is the last one");
     }
 }

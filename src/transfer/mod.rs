@@ -36,8 +36,8 @@ use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
 
 /// Files that one lane copies or compares at once, at most; see [`files_max`]. Each has up to two descriptors and two
-/// buffers, so this is what bounds a lane's memory. No deadlock: who holds a permit waits for I/O and for chunks that others have claimed, and
-/// those need no permit.
+/// buffers, so this is what bounds a lane's memory. No deadlock: who holds a permit waits for I/O and for the chunks of
+/// large files, whose copiers are tasks without a permit.
 const FILES_MAX: usize = 64;
 /// The share of the memory that a run may use which the buffers of all its lanes may take.
 const BUFFERS_SHARE: u64 = 4;
@@ -96,6 +96,14 @@ pub struct LaneOptions {
     pub own_ids: (u32, u32),
     /// The process's umask: what modes of new files lose when the source's modes are not carried.
     pub umask: u32,
+}
+
+impl LaneOptions {
+    /// Whether entries wait for the device one by one, so that many at a time share a commit of the journal.
+    #[must_use]
+    pub fn waits_for_device(&self) -> bool {
+        self.fsync == Fsync::File || self.verify
+    }
 }
 
 /// A failure, without the path: the caller knows that.
