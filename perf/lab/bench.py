@@ -44,6 +44,16 @@ class Stage:
         return sum(self.files * (2 * data + 512 if in_image else data + 1200) for in_image in sides)
 
 
+    def has_inodes(self):
+        """Whether both places have inodes left for the trees; a filesystem that makes them as needed says 0."""
+        places = [self.src_place] + ([self.dst_place] if self.scenario.start != "none" else [])
+        needed = dict.fromkeys(places, 0)
+        for place in places:
+            needed[place] += self.files
+        free = {place: os.statvfs(place) for place in needed}
+        return all(not free[place].f_files or free[place].f_favail > count for place, count in needed.items())
+
+
 class LatencyMounts:
     """The sides of a run that are behind the latency filesystem."""
 
@@ -135,6 +145,10 @@ class Bench:
         stage = Stage(scenario, medium, files, size, src_place, dst_place, dst_type)
         if stage.bytes_needed() > MEMORY_SHARE * memory_available():
             self.note(f"{scenario.name}: {medium} skipped: too little memory for {files} files")
+            return
+        if not stage.has_inodes():
+            self.note(f"{scenario.name}: {medium} skipped: too few inodes for {files} files (a tmpfs mounted with "
+                      "nr_inodes=0 has no limit; see --lab)")
             return
         print(f"{scenario.name} on {medium}: {files} files", flush=True)
         try:
