@@ -43,15 +43,11 @@ class Stage:
         data = 0 if self.scenario.tree.shape == "sparse" else self.size
         return sum(self.files * (2 * data + 512 if in_image else data + 1200) for in_image in sides)
 
-
     def has_inodes(self):
         """Whether both places have inodes left for the trees; a filesystem that makes them as needed says 0."""
         places = [self.src_place] + ([self.dst_place] if self.scenario.start != "none" else [])
-        needed = dict.fromkeys(places, 0)
-        for place in places:
-            needed[place] += self.files
-        free = {place: os.statvfs(place) for place in needed}
-        return all(not free[place].f_files or free[place].f_favail > count for place, count in needed.items())
+        free = [(os.statvfs(place), self.files * places.count(place)) for place in places]
+        return all(not fs.f_files or fs.f_favail > needed for fs, needed in free)
 
 
 class LatencyMounts:

@@ -240,7 +240,7 @@ pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
 pub(super) struct FsTraits {
     pub fuse: bool,
     /// It may share blocks, or have its server copy (NFS, SMB, Ceph, FUSE). Elsewhere copy_file_range goes through a pipe of
-    /// sixteen pages, and reading and writing takes half the time.
+    /// sixteen pages: two cores in one file take 0.9 of the time with reading and writing, a core with a file of its own 1.2.
     pub copies_in_kernel: bool,
 }
 
