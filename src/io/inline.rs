@@ -239,9 +239,8 @@ pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FsTraits {
     pub fuse: bool,
-    /// It may share blocks, or have its server copy (NFS, SMB, Ceph, FUSE). Elsewhere copy_file_range goes through a pipe of
-    /// sixteen pages: two cores in one file take 0.9 of the time with reading and writing, a core with a file of its own 1.2.
-    pub copies_in_kernel: bool,
+    /// Its copy_file_range may share blocks, or have a server copy (NFS, SMB, Ceph, FUSE). Elsewhere it goes through a pipe.
+    pub offloads_copies: bool,
 }
 
 /// A server that does not answer may be anything.
@@ -250,7 +249,7 @@ pub(super) fn traits_of(file: &Handle) -> FsTraits {
     let kind = retry(|| fstatfs(file)).map(|fs| fs.filesystem_type());
     FsTraits {
         fuse: kind.map_or(true, |kind| kind == FUSE_SUPER_MAGIC),
-        copies_in_kernel: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
+        offloads_copies: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
     }
 }
 

@@ -315,8 +315,8 @@ impl Fs for LocalFs {
         true
     }
 
-    fn copies_in_kernel(&self, file: &Handle) -> bool {
-        self.core.traits_of(file).copies_in_kernel
+    fn offloads_copies(&self, file: &Handle) -> bool {
+        self.core.traits_of(file).offloads_copies
     }
 
     fn is_slow(&self, dev: u64) -> bool {

@@ -518,13 +518,13 @@ pub trait Fs {
     /// Whether calls are known to block, so that many at a time pay off.
     fn is_slow(&self, dev: u64) -> bool;
 
-    /// Whether copy_file_range to this file may do better than reading and writing.
-    fn copies_in_kernel(&self, _file: &Handle) -> bool {
+    /// Whether copy_file_range to this file may share blocks, or have a server copy.
+    fn offloads_copies(&self, _file: &Handle) -> bool {
         true
     }
 
     /// Copies a small file in one go, on the filesystem of its new name, where that pays off. `false` when it is not there:
-    /// then nothing is, and the ordinary operations are to be used.
+    /// then nothing is, and the ordinary operations are to be used. Who looks at single operations leaves this out.
     fn copy_small(&self, _copy: &SmallCopy<'_>, _buffer: &mut [u8]) -> bool {
         false
     }

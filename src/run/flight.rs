@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::FsMaker;
 use crate::error::{OpKind, Side};
-use crate::io::{Fs, Op, Pending};
+use crate::io::{Fs, Handle, Op, Pending};
 use crate::model::path::escape;
 
 /// All operations of a run, shard by shard.
@@ -169,5 +169,9 @@ impl Fs for Watched {
 
     fn is_slow(&self, dev: u64) -> bool {
         self.fs.is_slow(dev)
+    }
+
+    fn offloads_copies(&self, file: &Handle) -> bool {
+        self.fs.offloads_copies(file)
     }
 }

@@ -63,11 +63,7 @@ pub(super) struct LaneHands {
 pub(super) struct SpreadOverShards<'a>(pub &'a Rc<Shard>);
 
 impl Spread for SpreadOverShards<'_> {
-    fn spread<'a>(
-        &'a self,
-        files: &'a Arc<LargeFiles>,
-        devs: (u64, u64),
-    ) -> LocalBoxFuture<'a, ()> {
+    fn spread<'a>(&'a self, files: &'a Arc<LargeFiles>) -> LocalBoxFuture<'a, ()> {
         let task = move || -> Task {
             let files = files.clone();
             Box::new(move |shard| {
@@ -77,7 +73,6 @@ impl Spread for SpreadOverShards<'_> {
                     let gear = Gear {
                         source: &shard.source,
                         dest: &shard.dest,
-                        devs,
                         buffers: &Buffers::new(instruments, coordinator, kept_max),
                     };
                     files.help(shard.id, gear).await;

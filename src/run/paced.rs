@@ -113,6 +113,10 @@ impl Fs for Paced {
     fn is_slow(&self, dev: u64) -> bool {
         self.0.fs.is_slow(dev)
     }
+
+    fn offloads_copies(&self, file: &Handle) -> bool {
+        self.0.fs.offloads_copies(file)
+    }
 }
 
 impl Inner {

@@ -283,7 +283,7 @@ impl Lane {
                 ..Copied::default()
             });
         }
-        let method = self.method_for(meta, dest);
+        let method = self.method_for(meta);
         let pair = Pair {
             source_fs: &self.source,
             dest_fs: &self.dest,
@@ -299,8 +299,7 @@ impl Lane {
         }
         let bytes = if is_large {
             let copying = self.large.offer(&pair, size, self.cancel.clone());
-            let devs = (source.dev(), dest.dev());
-            spread.spread(&self.large, devs).await;
+            spread.spread(&self.large).await;
             copying.end().await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.
@@ -317,14 +316,13 @@ impl Lane {
         })
     }
 
-    pub(super) fn method_for(&self, meta: &Meta, dest: &Handle) -> Method {
+    pub(super) fn method_for(&self, meta: &Meta) -> Method {
         // A file that says 0 (in /proc) may have contents, which only reading tells.
         let sized = meta.size > 0;
         Method {
             in_kernel: self.options.reflink != Reflink::Never
                 && !self.options.sparse
-                && meta.size >= COPY_RANGE_BYTES_MIN
-                && self.dest.copies_in_kernel(dest),
+                && meta.size >= COPY_RANGE_BYTES_MIN,
             skip_holes: self.options.trust_holes && meta.has_holes,
             make_holes: self.options.sparse && sized,
         }

@@ -286,7 +286,7 @@ impl Lane {
         spread: &dyn Spread,
     ) -> Result<Filled, Failure> {
         let in_place = made.landing == Landing::InPlace;
-        if in_place && self.method_for(before, &made.file).needs_size_first() {
+        if in_place && self.method_for(before).needs_size_first() {
             // Holes are left out, so nothing old may be where they will be.
             self.truncate(&made.file, 0).await?;
         }

@@ -70,19 +70,25 @@ impl LargeFile {
     }
 
     /// Copies a chunk; not after a failure, nor when the run is cancelled.
-    async fn copy(&self, chunk: u64, gear: Gear<'_>) {
+    ///
+    /// Where a filesystem locks the inode for a write, those who share a file wait for each other. In copy_file_range they do
+    /// so for the whole of the copy, with a buffer only while they write: on tmpfs two cores take 0.6 to 0.9 of the time with
+    /// one. A core with a file of its own takes 1.2 of the time with a buffer.
+    async fn copy(&self, chunk: u64, is_shared: bool, gear: Gear<'_>) {
         if self.cancel.is_set() {
             let _ = self.outcome.failure.set(Failure::interrupted(Side::Source));
         }
         if self.outcome.failure.get().is_some() {
             return;
         }
+        let mut method = self.method;
+        method.in_kernel &= !is_shared || gear.dest.offloads_copies(&self.dest);
         let pair = Pair {
             source_fs: gear.source,
             dest_fs: gear.dest,
             source: &self.source,
             dest: &self.dest,
-            method: self.method,
+            method,
             cancel: &self.cancel,
         };
         let start = chunk * CHUNK_BYTES;
@@ -104,15 +110,13 @@ impl LargeFile {
 pub struct Gear<'a> {
     pub source: &'a Rc<dyn Fs>,
     pub dest: &'a Rc<dyn Fs>,
-    /// The filesystems of the file because of which it was called.
-    pub devs: (u64, u64),
     pub buffers: &'a Buffers,
 }
 
 impl Gear<'_> {
-    fn is_slow(&self) -> bool {
-        let (source, dest) = self.devs;
-        self.source.is_slow(source) || self.dest.is_slow(dest)
+    /// Whether each call takes its time.
+    fn is_slow(&self, file: &LargeFile) -> bool {
+        self.source.is_slow(file.source.dev()) || self.dest.is_slow(file.dest.dev())
     }
 }
 
@@ -143,6 +147,8 @@ struct Claim {
     id: u64,
     file: Arc<LargeFile>,
     chunk: u64,
+    /// Another one copies a chunk of the same file.
+    is_shared: bool,
 }
 
 impl LargeFiles {
@@ -200,15 +206,16 @@ impl LargeFiles {
     }
 
     fn enlist(&self, shard: usize, gear: Gear<'_>) -> usize {
-        let wanted = if gear.is_slow() { self.copiers_max } else { 1 };
-        self.board().enlist(shard, wanted)
+        let mut board = self.board();
+        let is_slow = board.open.iter().any(|open| gear.is_slow(&open.file));
+        board.enlist(shard, if is_slow { self.copiers_max } else { 1 })
     }
 
     /// Copies a chunk, as a copier whose last one was of `last`. `None`: there was none, and it is a copier no more.
     async fn copy_next(&self, shard: usize, last: Option<u64>, gear: Gear<'_>) -> Option<u64> {
-        let Claim { id, file, chunk } = self.board().claim(shard, last)?;
-        file.copy(chunk, gear).await;
-        Some(id)
+        let claim = self.board().claim(shard, last)?;
+        claim.file.copy(claim.chunk, claim.is_shared, gear).await;
+        Some(claim.id)
     }
 }
 
@@ -250,7 +257,7 @@ impl Board {
             return None;
         };
         let open = &mut self.open[at];
-        let (id, chunk) = (open.id, open.next_chunk);
+        let (id, chunk, is_shared) = (open.id, open.next_chunk, open.copiers > 0);
         open.next_chunk += 1;
         open.copiers += 1;
         let file = if open.next_chunk == open.file.chunks() {
@@ -258,7 +265,12 @@ impl Board {
         } else {
             open.file.clone()
         };
-        Some(Claim { id, file, chunk })
+        Some(Claim {
+            id,
+            file,
+            chunk,
+            is_shared,
+        })
     }
 }
 
@@ -325,6 +337,23 @@ mod tests {
         assert_eq!(claim(&mut board, 1, Some(0)), Some((1, 0)));
         assert_eq!(claim(&mut board, 0, Some(0)), Some((0, 2)));
         assert_eq!(claim(&mut board, 1, Some(1)), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_chunk_is_shared_when_another_one_of_its_file_is_being_copied() {
+        let mut board = Board::default();
+        let _done = offer(&mut board, 9);
+        assert_eq!((board.enlist(0, 1), board.enlist(1, 1)), (1, 1));
+        let is_shared =
+            |board: &mut Board, shard, last| board.claim(shard, last).unwrap().is_shared;
+        assert!(!is_shared(&mut board, 0, None));
+        assert!(is_shared(&mut board, 1, None));
+        let _done = offer(&mut board, 9);
+        assert!(!is_shared(&mut board, 1, Some(0)), "it goes to the new one");
+        assert!(
+            !is_shared(&mut board, 0, Some(0)),
+            "and leaves the old one alone"
+        );
     }
 
     #[test]

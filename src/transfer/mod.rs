@@ -189,9 +189,7 @@ pub trait Clearing {
 
 /// Gets all shards to help with large files.
 pub trait Spread {
-    /// `devs`: the filesystems of the newest one, source and destination.
-    fn spread<'a>(&'a self, files: &'a Arc<LargeFiles>, devs: (u64, u64))
-    -> LocalBoxFuture<'a, ()>;
+    fn spread<'a>(&'a self, files: &'a Arc<LargeFiles>) -> LocalBoxFuture<'a, ()>;
 }
 
 /// What a lane shares with others.
