@@ -34,6 +34,8 @@ pub enum Command {
     /// Print every tuning setting that would hold for a run from SRC to DST, and where it comes from
     #[command(after_help = CONFIG_HELP)]
     Config(Box<ConfigArgs>),
+    /// List what --incremental remembers of earlier runs, or remove it
+    Jobs(JobsArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (view it with `ringsync man | man -l -`)
@@ -66,6 +68,29 @@ pub struct ConfigArgs {
     pub json: bool,
     #[command(flatten)]
     pub tuning: TuningArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct JobsArgs {
+    /// All jobs as one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where states are kept [default: ringsync below XDG_STATE_HOME or ~/.local/state]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+    #[command(subcommand)]
+    pub action: Option<JobsAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobsAction {
+    /// Remove what is remembered of jobs; the next run of each compares everything
+    Forget {
+        /// As `ringsync jobs` shows it
+        #[arg(required = true, value_name = "JOB")]
+        jobs: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +165,8 @@ pub struct SyncArgs {
     pub reflink: ReflinkArg,
 
     #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
     pub compare: CompareArgs,
     #[command(flatten)]
     pub rules: RuleArgs,
@@ -151,6 +178,26 @@ pub struct SyncArgs {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub tuning: TuningArgs,
+}
+
+/// What is remembered from run to run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Incremental runs")]
+pub struct MemoryArgs {
+    /// Remember each directory that is equal, and do not list its copy again as long as neither has changed. SRC is always
+    /// listed. In DST a name that came, went or was renamed is seen; a file changed where it is, is not: for that,
+    /// `--incremental=verify-meta` compares everything once, and remembers it anew
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "skip")]
+    pub incremental: Option<IncrementalArg>,
+    /// Where to remember it [default: ringsync below XDG_STATE_HOME or ~/.local/state]; see `ringsync jobs`
+    #[arg(long, value_name = "DIR", requires = "incremental")]
+    pub state: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IncrementalArg {
+    Skip,
+    VerifyMeta,
 }
 
 #[derive(Debug, Args)]

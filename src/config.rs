@@ -3,6 +3,7 @@
 
 mod filter;
 mod layers;
+mod memory;
 mod parse;
 mod settings;
 mod show;
@@ -27,6 +28,7 @@ use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
 use crate::transfer::{Fsync, Reflink, WriteMode};
 use layers::Layers;
+pub use memory::{Memory, state_dir};
 pub use settings::LogFormat;
 use settings::Settings;
 
@@ -34,6 +36,8 @@ use settings::Settings;
 #[derive(Debug)]
 pub struct Config {
     pub job: Job,
+    /// What is remembered between runs.
+    pub memory: Option<Memory>,
     pub report: ReportOptions,
     /// When to end early.
     pub watch: WatchLimits,
@@ -109,7 +113,10 @@ impl Config {
             trust_holes: !args.ignore_holes,
             ..base
         };
-        Self::with_report(job, args.report, &args.limits, &settings, Detail::None)
+        let rules = chosen.digest;
+        let memory = Memory::of(&args.memory, &args.compare, &args.select, &job, rules)?;
+        let config = Self::with_report(job, args.report, &args.limits, &settings, Detail::None)?;
+        Ok(Self { memory, ..config })
     }
 
     /// # Errors
@@ -178,6 +185,7 @@ impl Config {
         Ok(Self {
             watch: watch_limits(limits)?,
             job,
+            memory: None,
             report: ReportOptions {
                 detail,
                 json: args.json,

@@ -14,5 +14,6 @@ pub mod monitor;
 pub mod report;
 pub mod run;
 pub mod shard;
+pub mod state;
 pub mod throttle;
 pub mod transfer;

@@ -16,10 +16,11 @@
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //! detect/      memory, control groups, mounts
 //! error.rs     one error type, and its class
-//! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event
+//! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event; what counts as unchanged
 //!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
 //! control/     pure: the router between inline calls and the ring; limits and how they move: hysteresis, tuner,
 //!              depth, pacer; when what failed is tried again; when a run must end
+//! state/       what a job remembers between runs: a row for each directory, the runs, the lock
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
 //! io/          operations as values; inline, ring and pool; the only unsafe code
@@ -38,10 +39,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use ringsync::cli::{Cli, Command, DoctorArgs};
+use ringsync::cli::{Cli, Command, DoctorArgs, JobsAction, JobsArgs};
 use ringsync::config::{self, Config};
-use ringsync::report::say;
 use ringsync::report::summary::exit;
+use ringsync::report::{self, say};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
                 Err(message) => fail(exit::USAGE, &message),
             };
         }
+        Command::Jobs(args) => return jobs(args),
         Command::Completions { shell } => return print(&completions(shell)),
         Command::Man => return print(&manual()),
     };
@@ -105,6 +107,28 @@ fn doctor(args: &DoctorArgs) -> ExitCode {
     // Whoever closed the pipe still gets the exit code.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::from(report.exit_code())
+}
+
+fn jobs(args: JobsArgs) -> ExitCode {
+    let dir = match config::state_dir(args.state) {
+        Ok(dir) => dir,
+        Err(message) => return fail(exit::USAGE, &message),
+    };
+    match args.action {
+        None => match ringsync::state::jobs::list(&dir) {
+            Ok(jobs) => print(report::jobs::text(&dir, &jobs, args.json).as_bytes()),
+            Err(message) => fail(exit::FILE_IO, &message),
+        },
+        Some(JobsAction::Forget { jobs }) => {
+            let forget = |job: &String| ringsync::state::jobs::forget(&dir, job);
+            let failures: Vec<String> = jobs.iter().filter_map(|job| forget(job).err()).collect();
+            if failures.is_empty() {
+                ExitCode::from(exit::DONE)
+            } else {
+                fail(exit::USAGE, &failures.join("\nringsync: "))
+            }
+        }
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> Vec<u8> {

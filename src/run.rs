@@ -31,6 +31,7 @@ use crate::io::ring::RingOptions;
 use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
+use crate::model::unchanged::Rows;
 use crate::model::{Instruments, Policy, Sink, Symlinks, Tally, Time};
 use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
 use crate::shard::pool::PoolOptions;
@@ -232,6 +233,7 @@ pub struct Run {
     job: Job,
     roots: Roots,
     backup_root: Option<BackupRoot>,
+    rows: Option<Arc<dyn Rows>>,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
     coordinator: Arc<Coordinator>,
@@ -267,6 +269,7 @@ impl Run {
         Self {
             roots,
             backup_root: None,
+            rows: None,
             tallies,
             coordinator: Coordinator::new(job.tuning.coordinator_limits(), cancel.clone()),
             latencies: measured.then(|| Latencies::new(job.cpus.len())),
@@ -304,6 +307,13 @@ impl Run {
     #[must_use]
     pub fn with_backup_root(mut self, root: BackupRoot) -> Self {
         self.backup_root = Some(root);
+        self
+    }
+
+    /// Gives a job what its earlier runs left, and somebody to tell what this one finds.
+    #[must_use]
+    pub fn with_rows(mut self, rows: Arc<dyn Rows>) -> Self {
+        self.rows = Some(rows);
         self
     }
 
@@ -430,6 +440,7 @@ impl Run {
             dest_root: self.roots.dest_identity,
             strays,
             backups: self.backup_options().map(|options| options.rule()),
+            rows: self.rows.clone(),
             transfers_max: TRANSFERS_MAX,
             busy_transfers_max: if self.lane_options().waits_for_device() {
                 TRANSFERS_MAX

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
-use ringsync::config::{Config, LogFormat};
+use ringsync::config::{Config, LogFormat, Memory};
 use ringsync::io::probe;
 use ringsync::model::path::escape;
 use ringsync::monitor::listen::MetricsServer;
@@ -18,6 +18,8 @@ use ringsync::report::summary::{self, exit};
 use ringsync::report::{Errors, Reporter, View, figures, say};
 use ringsync::run::watchdog::Watchdog;
 use ringsync::run::{Job, Outcome, Run, Task, limits};
+use ringsync::state::{Ending, JobKey, State};
+use ringsync::transfer::Fsync;
 
 /// Why a run could not be made: an exit code, and words.
 struct Refusal {
@@ -45,6 +47,8 @@ pub(crate) fn run(config: Config) -> u8 {
 struct Session {
     told: Told,
     run: Run,
+    /// What the job remembers.
+    state: Option<Arc<State>>,
     signals: Signals,
     board: Arc<Board>,
     /// Serves while it is there.
@@ -121,11 +125,19 @@ impl Session {
             }
         };
         let told = Told::of(&config.job);
-        let run = Run::open(config.job.clone())
+        let mut run = Run::open(config.job.clone())
             .map_err(|error| refuse(error.exit_code, error.to_string()))?;
+        let state = match &config.memory {
+            Some(memory) => open_state(memory, &config.job)?.map(Arc::new),
+            None => None,
+        };
+        if let Some(state) = &state {
+            run = run.with_rows(state.clone());
+        }
         Ok(Self {
             told,
             run,
+            state,
             signals,
             board,
             _metrics: metrics,
@@ -161,8 +173,35 @@ impl Session {
         let last = sampler.finish();
         let errors = reporter.finish();
         let outcome = outcome.map_err(|error| refuse(error.exit_code, error.to_string()))?;
+        let code = summary::exit_code(self.told.task, &outcome, &errors.counts);
+        let remembered = self.remember(code);
         self.tell(&outcome, &errors, &last);
-        Ok(summary::exit_code(self.told.task, &outcome, &errors.counts))
+        match remembered {
+            Ok(()) => Ok(code),
+            // The sync is done; the next run has more to do than it should.
+            Err(message) => {
+                tracing::error!("{message}");
+                say(&format!("ringsync: {message}"));
+                Ok(if code == exit::DONE {
+                    exit::PARTIAL
+                } else {
+                    code
+                })
+            }
+        }
+    }
+
+    /// Ends the run in the state.
+    fn remember(&self, code: u8) -> Result<(), String> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let ending = match code {
+            exit::DONE => Ending::Complete,
+            exit::INTERRUPTED | exit::TIMEOUT | exit::FILE_IO => Ending::Interrupted,
+            _ => Ending::Incomplete,
+        };
+        state.finish(ending, self.config.job.fsync != Fsync::None)
     }
 
     /// The summary, in whatever form it is wanted.
@@ -220,6 +259,33 @@ impl Session {
         }
     }
 }
+/// Opens what a job remembers. Both roots are there.
+fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
+    let Some(dest) = &job.dest else {
+        return Ok(None);
+    };
+    let real = |path: &Path| {
+        let path = path.canonicalize();
+        path.map(|path| path.into_os_string().into_encoded_bytes())
+    };
+    let (source, dest_path) = match (real(&job.source), real(dest)) {
+        (Ok(source), Ok(dest)) => (source, dest),
+        // A dry run into a directory that is not there.
+        (_, Err(_)) if job.dry_run => return Ok(None),
+        (Err(error), _) | (_, Err(error)) => {
+            let message = format!("cannot tell where SRC and DST are: {error}");
+            return Err(refuse(exit::LOCATION, message));
+        }
+    };
+    let key = JobKey {
+        source,
+        dest: dest_path,
+        options: memory.options.clone(),
+    };
+    State::open(&memory.dir, &key, memory.purpose, dest)
+        .map_err(|message| refuse(exit::FILE_IO, message))
+}
+
 /// Ends the process although the run has not ended: something in it hangs (a network filesystem whose server is gone).
 /// Like a kill, it leaves what the next run repairs.
 fn give_up(waiting: &[String], unread: bool) {

@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 
 /// What each room may use. A room that is missing here fails the test, so a new one is placed on purpose.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("main", &["cli", "config", "doctor", "report", "session"]),
+    (
+        "main",
+        &["cli", "config", "doctor", "report", "session", "state"],
+    ),
     (
         "session",
-        &["config", "io", "model", "monitor", "report", "run"],
+        &[
+            "config", "io", "model", "monitor", "report", "run", "state", "transfer",
+        ],
     ),
     (
         "doctor",
@@ -21,7 +26,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "cli", "control", "detect", "io", "model", "monitor", "report", "run", "transfer",
+            "cli", "control", "detect", "io", "model", "monitor", "report", "run", "state",
+            "transfer",
         ],
     ),
     (
@@ -31,7 +37,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The summary reads how a run ended; it starts nothing.
-    ("report", &["error", "model", "monitor", "run", "throttle"]),
+    (
+        "report",
+        &["error", "model", "monitor", "run", "state", "throttle"],
+    ),
+    ("state", &["model"]),
     ("monitor", &["control", "error", "model", "throttle"]),
     ("shard", &["control", "error", "io", "model", "throttle"]),
     ("transfer", &["error", "io", "model", "throttle"]),

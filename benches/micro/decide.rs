@@ -39,6 +39,8 @@ fn entry(at: usize) -> Meta {
             sec: 1_700_000_000 + i64::from(u32::try_from(at).unwrap()),
             nsec: 123_456_789,
         },
+        ctime: Time::default(),
+        btime: Time::default(),
         ino: 4096 + number,
         dev: 2049,
         rdev: 0,

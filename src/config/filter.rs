@@ -1,11 +1,14 @@
 //! The rules and lists of the command line, with the files that they name, made into a filter and a selection.
 
+use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::cli::{RuleArg, RuleArgs, SelectArgs};
 use crate::model::filter::{Filter, Given, Selection, Settings, Surroundings};
@@ -17,6 +20,8 @@ pub(super) struct Chosen {
     pub selection: Option<Arc<Selection>>,
     pub size_min: u64,
     pub size_max: u64,
+    /// Of the rules, and of all files that they were read from.
+    pub digest: u64,
 }
 
 /// Reads all files that the options name. `-` is standard input, for one of them.
@@ -29,17 +34,17 @@ pub(super) fn choose(
     source: &Path,
     dest: &Path,
 ) -> Result<Chosen, String> {
-    let mut stdin = Stdin::default();
+    let inputs = Inputs::default();
     let bound = |option: &str, text: &Option<String>, default: u64| match text {
         Some(text) => size::parse(text).map_err(|message| format!("--{option}: {message}")),
         None => Ok(default),
     };
-    let filter = filter(rules, select.delete_excluded, source, dest, &mut stdin)?;
+    let filter = filter(rules, select.delete_excluded, source, dest, &inputs)?;
     let selection = match &select.files_from {
         Some(file) => {
             let parse =
                 |contents: Vec<u8>| Selection::parse(&contents, rules.from0, select.recursive);
-            let parsed = stdin.or_file(file.as_bytes()).and_then(parse);
+            let parsed = inputs.read(file.as_bytes()).and_then(parse);
             let shown = path::escape(file.as_bytes());
             let parsed = parsed.map_err(|message| format!("--files-from '{shown}': {message}"))?;
             Some(Arc::new(parsed))
@@ -51,12 +56,13 @@ pub(super) fn choose(
         selection,
         size_min: bound("min-size", &select.min_size, 0)?,
         size_max: bound("max-size", &select.max_size, u64::MAX)?,
+        digest: inputs.digest(),
     })
 }
 
 /// The rules alone, as a scan has them.
 pub(super) fn rules_only(rules: &RuleArgs, source: &Path) -> Result<Option<Arc<Filter>>, String> {
-    filter(rules, false, source, source, &mut Stdin::default())
+    filter(rules, false, source, source, &Inputs::default())
 }
 
 fn filter(
@@ -64,12 +70,14 @@ fn filter(
     delete_excluded: bool,
     source: &Path,
     dest: &Path,
-    stdin: &mut Stdin,
+    inputs: &Inputs,
 ) -> Result<Option<Arc<Filter>>, String> {
     let given = given(rules);
     if given.is_empty() {
         return Ok(None);
     }
+    let cvsignore = std::env::var_os("CVSIGNORE").map(OsStringExt::into_vec);
+    inputs.note(format!("{given:?} {cvsignore:?}").as_bytes());
     let here = std::env::current_dir()
         .map_err(|error| format!("cannot tell the current directory: {error}"))?;
     let absolute = |root: &Path| path::resolve(bytes(here.as_os_str()), bytes(root.as_os_str()));
@@ -80,10 +88,10 @@ fn filter(
         },
         source: &absolute(source),
         dest: &absolute(dest),
-        read: &mut |file| stdin.or_file(file),
-        find: &mut find_file,
+        read: &mut |file| inputs.read(file),
+        find: &mut |file| inputs.find(file),
         home: std::env::var_os("HOME").map(OsStringExt::into_vec),
-        cvsignore: std::env::var_os("CVSIGNORE").map(OsStringExt::into_vec),
+        cvsignore,
     };
     Ok(Filter::compile(&given, around)?.map(Arc::new))
 }
@@ -126,41 +134,58 @@ fn given(args: &RuleArgs) -> Vec<Given> {
     given
 }
 
-/// Standard input, which can be read once.
-#[derive(Debug, Default)]
-struct Stdin {
-    was_read: bool,
+/// Everything that rules and lists are read from, with a digest of it. Standard input can be read once.
+#[derive(Default)]
+struct Inputs {
+    stdin_was_read: Cell<bool>,
+    digest: RefCell<Xxh3>,
 }
 
-impl Stdin {
+impl Inputs {
+    fn note(&self, contents: &[u8]) {
+        let mut digest = self.digest.borrow_mut();
+        digest.update(&(contents.len() as u64).to_le_bytes());
+        digest.update(contents);
+    }
+
+    fn digest(&self) -> u64 {
+        self.digest.borrow().digest()
+    }
+
     /// The contents of a file, or of standard input for `-`.
-    fn or_file(&mut self, file: &[u8]) -> Result<Vec<u8>, String> {
+    fn read(&self, file: &[u8]) -> Result<Vec<u8>, String> {
         let shown = path::escape(file);
-        if file != b"-" {
-            return fs::read(OsStr::from_bytes(file))
-                .map_err(|error| format!("cannot read '{shown}': {error}"));
-        }
-        if std::mem::replace(&mut self.was_read, true) {
+        let contents = if file != b"-" {
+            fs::read(OsStr::from_bytes(file))
+                .map_err(|error| format!("cannot read '{shown}': {error}"))?
+        } else if self.stdin_was_read.replace(true) {
             return Err(String::from(
                 "standard input was read already; only one '-' can be",
             ));
-        }
-        let mut contents = Vec::new();
-        match std::io::stdin().read_to_end(&mut contents) {
-            Ok(_) => Ok(contents),
-            Err(error) => Err(format!("cannot read standard input: {error}")),
-        }
+        } else {
+            let mut contents = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut contents)
+                .map_err(|error| format!("cannot read standard input: {error}"))?;
+            contents
+        };
+        self.note(&contents);
+        Ok(contents)
     }
-}
 
-/// A file that need not be there. One that is there and cannot be read is an error: its rules may be what protects something.
-fn find_file(file: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    match fs::read(OsStr::from_bytes(file)) {
-        Ok(contents) => Ok(Some(contents)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!(
-            "cannot read the rules in '{}': {error}",
-            path::escape(file)
-        )),
+    /// A file that need not be there. One that is there and cannot be read is an error: its rules may be what protects
+    /// something.
+    fn find(&self, file: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        match fs::read(OsStr::from_bytes(file)) {
+            Ok(contents) => {
+                self.note(&contents);
+                Ok(Some(contents))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!(
+                "cannot read the rules in '{}': {error}",
+                path::escape(file)
+            )),
+        }
     }
 }

@@ -11,13 +11,16 @@ use nix::fcntl::{
 };
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::statfs::{
-    EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs,
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC,
+    XFS_SUPER_MAGIC, fstatfs,
 };
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{
     UnlinkatFlags, Whence, fsync, ftruncate, linkat, lseek, symlinkat, syncfs, unlinkat,
 };
-use rustix::fs::{AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, ioctl_ficlone, statx};
+use rustix::fs::{
+    AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, StatxTimestamp, ioctl_ficlone, statx,
+};
 
 use super::again::{REPEATS_MAX, is_transient, retry};
 use super::attrs::{read_xattrs, set_attrs};
@@ -35,6 +38,8 @@ pub(super) const STATX_WANTED: StatxFlags = StatxFlags::TYPE
     .union(StatxFlags::UID)
     .union(StatxFlags::GID)
     .union(StatxFlags::MTIME)
+    .union(StatxFlags::CTIME)
+    .union(StatxFlags::BTIME)
     .union(StatxFlags::INO)
     .union(StatxFlags::SIZE)
     .union(StatxFlags::BLOCKS);
@@ -241,15 +246,20 @@ pub(super) struct FsTraits {
     pub fuse: bool,
     /// Its copy_file_range may share blocks, or have a server copy (NFS, SMB, Ceph, FUSE). Elsewhere it goes through a pipe.
     pub offloads_copies: bool,
+    /// Its times come from this machine's clock.
+    pub has_own_clock: bool,
 }
 
 /// A server that does not answer may be anything.
 pub(super) fn traits_of(file: &Handle) -> FsTraits {
     const NEITHER_SHARES_NOR_ASKS: [FsType; 3] = [TMPFS_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC];
+    const SHARES: [FsType; 2] = [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
     let kind = retry(|| fstatfs(file)).map(|fs| fs.filesystem_type());
     FsTraits {
         fuse: kind.map_or(true, |kind| kind == FUSE_SUPER_MAGIC),
         offloads_copies: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
+        has_own_clock: kind
+            .is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind) || SHARES.contains(&kind)),
     }
 }
 
@@ -369,6 +379,13 @@ fn stat(target: &Target) -> Result<Meta, Errno> {
     }
 }
 
+fn time_of(raw: StatxTimestamp) -> Time {
+    Time {
+        sec: raw.tv_sec,
+        nsec: raw.tv_nsec,
+    }
+}
+
 /// The kernel's answer in our terms. An inode type that Linux does not have is a broken filesystem: EUCLEAN.
 #[inline]
 pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
@@ -386,10 +403,9 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         gid: raw.stx_gid,
         nlink: raw.stx_nlink,
         size: raw.stx_size,
-        mtime: Time {
-            sec: raw.stx_mtime.tv_sec,
-            nsec: raw.stx_mtime.tv_nsec,
-        },
+        mtime: time_of(raw.stx_mtime),
+        ctime: time_of(raw.stx_ctime),
+        btime: time_of(raw.stx_btime),
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
         rdev,

@@ -523,6 +523,11 @@ pub trait Fs {
         true
     }
 
+    /// Whether its times are certain to come from the clock of this machine.
+    fn has_own_clock(&self, _file: &Handle) -> bool {
+        false
+    }
+
     /// Copies a small file in one go, on the filesystem of its new name, where that pays off. `false` when it is not there:
     /// then nothing is, and the ordinary operations are to be used. Who looks at single operations leaves this out.
     fn copy_small(&self, _copy: &SmallCopy<'_>, _buffer: &mut [u8]) -> bool {

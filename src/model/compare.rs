@@ -193,6 +193,8 @@ mod tests {
             nlink: 1,
             size: 10,
             mtime: Time { sec: 100, nsec: 5 },
+            ctime: Time::default(),
+            btime: Time::default(),
             ino: 1,
             dev: 1,
             rdev: 0,

@@ -87,6 +87,39 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// Nanoseconds since 1970, as far as 64 bits go: the years 1678 to 2262.
+    #[must_use]
+    pub fn as_nanos(self) -> i64 {
+        let nanos = self.sec.saturating_mul(1_000_000_000);
+        nanos.saturating_add(i64::from(self.nsec))
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        let nsec = self.nsec + wait.subsec_nanos();
+        let wait = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+        Self {
+            sec: self
+                .sec
+                .saturating_add(wait)
+                .saturating_add(i64::from(nsec / 1_000_000_000)),
+            nsec: nsec % 1_000_000_000,
+        }
+    }
+
+    /// The opposite of [`Time::as_nanos`].
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A remainder is below 10^9, and not negative.
+    pub fn from_nanos(nanos: i64) -> Self {
+        Self {
+            sec: nanos.div_euclid(1_000_000_000),
+            nsec: nanos.rem_euclid(1_000_000_000) as u32,
+        }
+    }
+}
+
 /// What `statx` says of an inode, as far as a sync needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -99,6 +132,10 @@ pub struct Meta {
     /// Bytes; for a symlink the length of its target.
     pub size: u64,
     pub mtime: Time,
+    /// When the inode last changed: nobody can set it.
+    pub ctime: Time,
+    /// When the inode was made; 1970 where the filesystem does not tell. Listings do not keep it.
+    pub btime: Time,
     pub ino: u64,
     /// The device of the filesystem that holds the inode (`makedev` form).
     pub dev: u64,
@@ -142,5 +179,18 @@ mod tests {
             assert_eq!(Kind::from_mode(kind.mode_bits() | 0o4755), Some(kind));
         }
         assert_eq!(Kind::from_mode(0), None);
+    }
+
+    #[test]
+    fn times_survive_the_way_through_nanoseconds() {
+        for (sec, nsec) in [(0, 0), (-1, 999_999_999), (1_700_000_000, 1), (-5, 0)] {
+            let time = Time { sec, nsec };
+            assert_eq!(Time::from_nanos(time.as_nanos()), time);
+        }
+        let far = Time {
+            sec: i64::MAX,
+            nsec: 0,
+        };
+        assert_eq!(far.as_nanos(), i64::MAX);
     }
 }

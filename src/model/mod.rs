@@ -11,6 +11,7 @@ pub mod path;
 pub mod size;
 pub mod symlink;
 pub mod tally;
+pub mod unchanged;
 pub mod xattr;
 
 pub use action::{Action, Attrs, SkipReason};

@@ -57,6 +57,10 @@ tally! {
     bytes_found,
     /// Entries that needed nothing.
     entries_equal,
+    /// Directories whose copies were not listed, because an earlier run had found them equal (`--incremental`).
+    dirs_unchanged,
+    /// System calls on the destination that this saved.
+    calls_saved,
     /// Entries left alone by a rule (`--update`, `--existing`, `--max-size`, excluded kinds).
     entries_skipped,
     /// Directories of the source that were met and not entered: they could not be opened, are on another filesystem, or lead

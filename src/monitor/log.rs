@@ -63,6 +63,13 @@ pub(super) fn performance(now: &Snapshot) -> Vec<Line> {
             mean.as_secs_f64() * 1e3
         )));
     }
+    if now.totals.dirs_unchanged > 0 {
+        lines.push(info(format!(
+            "Unchanged: {} dirs not enumerated in the target, {} calls saved",
+            HumanCount(now.totals.dirs_unchanged),
+            HumanCount(now.totals.calls_saved)
+        )));
+    }
     let left_out = now.totals.entries_skipped + now.totals.entries_excluded;
     if left_out + now.totals.dirs_skipped > 0 {
         lines.push(info(format!(

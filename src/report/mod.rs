@@ -5,6 +5,7 @@ pub mod dashboard;
 pub mod errors;
 pub mod figures;
 mod itemize;
+pub mod jobs;
 mod names;
 pub mod page;
 mod progress;

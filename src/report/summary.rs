@@ -167,6 +167,13 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
         "{} equal already",
         HumanCount(totals.entries_equal)
     ));
+    if totals.dirs_unchanged > 0 {
+        parts.push(format!(
+            "{} directories unchanged since an earlier run ({} calls saved)",
+            HumanCount(totals.dirs_unchanged),
+            HumanCount(totals.calls_saved)
+        ));
+    }
     parts.join(", ")
 }
 

@@ -215,7 +215,7 @@ impl LaneHands {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = finished {
-            shard.report(super::hands::error(failure, node.path()));
+            shard.report(node, super::hands::error(failure, node.path()));
         }
     }
 }

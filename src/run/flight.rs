@@ -174,4 +174,8 @@ impl Fs for Watched {
     fn offloads_copies(&self, file: &Handle) -> bool {
         self.fs.offloads_copies(file)
     }
+
+    fn has_own_clock(&self, file: &Handle) -> bool {
+        self.fs.has_own_clock(file)
+    }
 }

@@ -15,9 +15,9 @@ use super::backup::BackupOptions;
 use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Cause, Error, Side};
-use crate::io::Handle;
-use crate::model::{Carried, Ids, Item, Kind, What};
-use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Step, Task, node};
+use crate::io::{Handle, Op, Reply, Target};
+use crate::model::{Carried, Ids, Item, Kind, Meta, What};
+use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Step, Task, node, skip};
 use crate::throttle::Budget;
 use crate::transfer::{Buffers, Failure, Gear, LARGE_BYTES_MIN, Lane, LargeFiles, Spread};
 
@@ -155,12 +155,20 @@ impl Hands for LaneHands {
     fn finish<'a>(&'a self, shard: &'a Rc<Shard>, node: &'a Arc<Node>) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             match node.job {
-                Job::Sync => self.finish_synced(shard, node).await,
+                Job::Sync => {
+                    let dest = self.finish_synced(shard, node).await;
+                    if !self.options.dry_run {
+                        skip::tell(shard, node, dest.as_ref()).await;
+                    }
+                }
                 Job::Remove => self.finish_removed(shard, node).await,
             }
             if node.parent().is_none() {
                 for failure in self.lane.flush_filesystems().await {
-                    shard.report(error(failure, Vec::new()));
+                    if let Some(rows) = &shard.shared.options.rows {
+                        rows.distrust();
+                    }
+                    shard.report(node, error(failure, Vec::new()));
                 }
             }
         })
@@ -232,7 +240,7 @@ impl LaneHands {
                     node.set_xattrs_differ();
                     attrs = attrs | xattrs;
                 }
-                Err(failure) => shard.report(error(failure, node.path())),
+                Err(failure) => shard.report(node, error(failure, node.path())),
             }
         }
         if attrs.is_empty() {
@@ -248,19 +256,19 @@ impl LaneHands {
         }
     }
 
-    async fn finish_synced(&self, shard: &Rc<Shard>, node: &Arc<Node>) {
+    /// Gives a directory its attributes. Returns how the copy looks, when nobody else can have changed it since it was
+    /// listed without showing there: it was left as it was, or made by this run.
+    async fn finish_synced(&self, shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Meta> {
         if self.options.dry_run || node.presence == Presence::Absent {
-            return;
+            return None;
         }
         self.finish_backup(shard, node).await;
-        let Some(source) = node.meta(Side::Source) else {
-            return;
-        };
+        let source = node.meta(Side::Source)?;
         let touched = node.is_touched();
         let made = node.presence == Presence::Made;
         if let Some(dest) = node.meta(Side::Destination) {
             if node.parent().is_some() && Some(dest.identity()) == shard.shared.source_root() {
-                return;
+                return None;
             }
             let differs = !shard
                 .shared
@@ -269,14 +277,17 @@ impl LaneHands {
                 .attrs_differing(source, dest)
                 .is_empty();
             if !(made || touched || differs || node.is_unlocked() || node.xattrs_differ()) {
-                return;
+                return Some(*dest);
             }
         }
         let result = node::open(shard, node, Side::Destination).await;
         let (dir, dest) = match (result, node.meta(Side::Destination)) {
             (Ok(dir), Some(dest)) => (dir, dest),
-            (Err(error), _) => return shard.report(error),
-            (Ok(_), None) => return,
+            (Err(error), _) => {
+                shard.report(node, error);
+                return None;
+            }
+            (Ok(_), None) => return None,
         };
         let mut now = *dest;
         if node.is_unlocked() {
@@ -286,7 +297,10 @@ impl LaneHands {
         let source_dir = if needs_xattrs {
             match node::open(shard, node, Side::Source).await {
                 Ok(dir) => Some(dir),
-                Err(error) => return shard.report(error),
+                Err(error) => {
+                    shard.report(node, error);
+                    return None;
+                }
             }
         } else {
             None
@@ -299,7 +313,16 @@ impl LaneHands {
             finished = self.lane.flush_dir(&dir).await;
         }
         if let Err(failure) = finished {
-            shard.report(error(failure, node.path()));
+            shard.report(node, error(failure, node.path()));
+            return None;
+        }
+        if !made || shard.shared.options.rows.is_none() {
+            return None;
+        }
+        let target = Target::Open(dir);
+        match shard.dest.start(Op::Stat { target }).await {
+            Ok(Reply::Meta(now)) => Some(now),
+            _ => None,
         }
     }
 
@@ -307,7 +330,15 @@ impl LaneHands {
     async fn finish_removed(&self, shard: &Rc<Shard>, node: &Arc<Node>) {
         let Some(parent) = node.parent() else { return };
         self.finish_backup(shard, node).await;
-        if node.is_kept() || !self.may_delete() {
+        if node.has_failed() {
+            // What had to stay is to be looked at again.
+            parent.fail();
+        }
+        if node.is_kept() {
+            return parent.keep();
+        }
+        if !self.may_delete() {
+            parent.fail();
             return parent.keep();
         }
         if !self.options.dry_run {
@@ -324,7 +355,7 @@ impl LaneHands {
                 Err(error) if error.cause == Cause::Errno(Errno::ENOENT) => return,
                 Err(error) => {
                     parent.keep();
-                    return shard.report(error);
+                    return shard.report(parent, error);
                 }
             }
             parent.touch();

@@ -170,8 +170,8 @@ impl Work<'_> {
                 Cause::Errno(errno) => errno,
                 _ => Errno::EMLINK,
             });
-            self.shard
-                .report(Error::new(OpKind::Link, Side::Destination, path, cause));
+            let error = Error::new(OpKind::Link, Side::Destination, path, cause);
+            self.shard.report(&self.dirs.node, error);
         }
         let existing = existing.filter(|existing| existing.kind != Kind::Dir);
         let action = match existing {

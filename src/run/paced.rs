@@ -117,6 +117,10 @@ impl Fs for Paced {
     fn offloads_copies(&self, file: &Handle) -> bool {
         self.0.fs.offloads_copies(file)
     }
+
+    fn has_own_clock(&self, file: &Handle) -> bool {
+        self.0.fs.has_own_clock(file)
+    }
 }
 
 impl Inner {

@@ -54,7 +54,8 @@ impl Work<'_> {
     }
 
     fn report(&self, failure: Failure, name: &CStr) {
-        self.shard.report(error(failure, self.path_of(name)));
+        let error = error(failure, self.path_of(name));
+        self.shard.report(&self.dirs.node, error);
     }
 
     fn name(&self, step: &Step) -> &CStr {
@@ -92,6 +93,7 @@ impl Work<'_> {
         }
         if !stray && !self.hands.may_delete() {
             node.keep();
+            node.fail();
             return None;
         }
         if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
@@ -384,8 +386,8 @@ impl Work<'_> {
                     if copied.unsettled {
                         let path = self.path_of(place.name);
                         let op = OpKind::Read;
-                        self.shard
-                            .report(Error::new(op, Side::Source, path, Cause::Changing));
+                        let error = Error::new(op, Side::Source, path, Cause::Changing);
+                        self.shard.report(node, error);
                     }
                     if let Some(failure) = copied.unset {
                         self.report(failure, place.name);

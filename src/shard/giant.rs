@@ -12,9 +12,11 @@ use nix::errno::Errno;
 use super::batch::read_batch;
 use super::part::Part;
 use super::plan::InHand;
-use super::{Dirs, Message, Mode, Shard, node, traverser};
+use super::skip::Seen;
+use super::{Dirs, Message, Mode, Shard, node, skip, traverser};
 use crate::error::{Error, OpKind, Side};
-use crate::model::Listing;
+use crate::model::unchanged::Row;
+use crate::model::{Listing, Time};
 use crate::throttle::{DirPermit, IndexLease};
 
 /// From so many entries on, a directory is split. Below it, one core is done before the others had begun.
@@ -41,30 +43,61 @@ struct Split {
 
 enum Body {
     Source(Listing),
-    SourceEnd { complete: bool },
+    SourceEnd {
+        complete: bool,
+        /// Gets what this part has seen.
+        seen: Sender<Option<Seen>>,
+    },
     Dest(Listing),
-    DestEnd { complete: bool },
+    DestEnd {
+        complete: bool,
+        /// The destination has exactly these names, and was not listed.
+        is_unchanged: bool,
+    },
 }
 
 /// The parts alive on a shard, by the address of their directory's node (which each part keeps alive).
 #[derive(Default)]
 pub(super) struct Parts(RefCell<HashMap<usize, Sender<PartMessage>>>);
 
-/// Splits the directory whose first names `part` has listed.
-pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit: DirPermit) {
+/// Splits the directory whose first names `part` has listed. `since`: before it was opened. `hope`: the row by which it may be
+/// unchanged; its copy is not open then.
+pub(super) async fn split(
+    shard: &Rc<Shard>,
+    dirs: Dirs,
+    mut part: Part,
+    permit: DirPermit,
+    (since, hope): (Time, Option<Row>),
+) {
     tracing::debug!(path = %crate::model::path::escape(&dirs.node.path()), "split a giant directory over the shards");
     dirs.node.expect(shard.shared.shards());
-    let splitter = Splitter {
+    let mut splitter = Splitter {
         shard,
-        dirs: &dirs,
+        dirs,
         permit: Arc::new(Split {
             _permit: permit,
             _lease: shard.shared.coordinator.lease(),
         }),
     };
     let complete = splitter.send_side(Side::Source, part.take_source()).await;
-    splitter.send_all(|| Body::SourceEnd { complete }).await;
-    let complete = match (&dirs.dest, shard.shared.options.mode) {
+    let (seen, parts) = async_channel::bounded(shard.shared.shards());
+    let source_end = || Body::SourceEnd {
+        complete,
+        seen: seen.clone(),
+    };
+    splitter.send_all(source_end).await;
+    drop(seen);
+    let mut is_unchanged = false;
+    if let Some(seen) = collect(shard, &parts).await {
+        is_unchanged = skip::judge(shard, &splitter.dirs, since, seen, hope.as_ref());
+    }
+    let mut is_open = true;
+    if hope.is_some() && !is_unchanged {
+        let opened = traverser::open_dest_late(shard, &mut splitter.dirs).await;
+        is_open = opened.is_some();
+    }
+    let complete = match (&splitter.dirs.dest, shard.shared.options.mode) {
+        _ if !is_open => false,
         (None, _) | (_, Mode::Scan) => true,
         _ => {
             splitter
@@ -72,12 +105,29 @@ pub(super) async fn split(shard: &Rc<Shard>, dirs: Dirs, mut part: Part, permit:
                 .await
         }
     };
-    splitter.send_all(|| Body::DestEnd { complete }).await;
+    let dest_end = || Body::DestEnd {
+        complete,
+        is_unchanged,
+    };
+    splitter.send_all(dest_end).await;
+}
+
+/// What all parts have seen of the source; nothing when one of them cannot say.
+async fn collect(shard: &Shard, parts: &Receiver<Option<Seen>>) -> Option<Seen> {
+    let mut all: Option<Seen> = None;
+    for _ in 0..shard.shared.shards() {
+        let part = parts.recv().await.ok()??;
+        all = Some(match all {
+            None => part,
+            Some(all) => all.and(part),
+        });
+    }
+    all
 }
 
 struct Splitter<'a> {
     shard: &'a Rc<Shard>,
-    dirs: &'a Dirs,
+    dirs: Dirs,
     permit: Arc<Split>,
 }
 
@@ -115,8 +165,8 @@ impl Splitter<'_> {
                 }
                 Err(errno) => {
                     let path = self.dirs.node.path();
-                    self.shard
-                        .report(Error::errno(OpKind::ReadDir, side, path, errno));
+                    let error = Error::errno(OpKind::ReadDir, side, path, errno);
+                    self.shard.report(&self.dirs.node, error);
                     break false;
                 }
             }
@@ -179,7 +229,7 @@ pub(super) async fn receive(shard: &Rc<Shard>, message: PartMessage) {
 }
 
 /// One part, from its first batch of names to its last transfer.
-async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
+async fn work(shard: Rc<Shard>, mut dirs: Dirs, inbox: Receiver<PartMessage>) {
     let in_hand = InHand {
         lease: shard.shared.coordinator.lease(),
         began: shard.instruments.now(),
@@ -189,28 +239,41 @@ async fn work(shard: Rc<Shard>, dirs: Dirs, inbox: Receiver<PartMessage>) {
     let (mut permit, mut has_all) = (None, true);
     while let Ok(message) = inbox.recv().await {
         permit = Some(message.permit);
+        if let (None, Some(dest)) = (&dirs.dest, message.dirs.dest) {
+            part.set_dest(dest.clone());
+            dirs.dest = Some(dest);
+        }
         match message.body {
             Body::Source(batch) => {
                 let indexed = part.source_len();
                 has_all &= part.append_source(&batch);
                 part.index_source(&shard, indexed).await;
             }
-            Body::SourceEnd { complete } => {
+            Body::SourceEnd { complete, seen } => {
                 if !has_all {
                     let (op, side) = (OpKind::ReadDir, Side::Source);
                     let path = dirs.node.path();
-                    shard.report(Error::errno(op, side, path, Errno::EOVERFLOW));
+                    shard.report(&dirs.node, Error::errno(op, side, path, Errno::EOVERFLOW));
                 }
                 part.source_complete = complete && has_all;
                 part.trim_lease();
+                // As many fit as there are parts; when nobody listens, the run is over.
+                let _ = seen.try_send(part.seen());
             }
             Body::Dest(batch) => {
                 if let Some(dir) = &dirs.dest {
                     part.match_dest(&shard, dir, batch).await;
                 }
             }
-            Body::DestEnd { complete } => {
+            Body::DestEnd {
+                complete,
+                is_unchanged,
+            } => {
                 part.dest_complete = complete;
+                if is_unchanged {
+                    skip::count(&shard, &dirs.node, part.source_len());
+                    part.set_unchanged();
+                }
                 break;
             }
         }

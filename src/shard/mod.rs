@@ -30,6 +30,7 @@ mod pulse;
 mod queue;
 mod repeat;
 pub mod sift;
+pub mod skip;
 mod symlinks;
 mod traverser;
 
@@ -55,12 +56,14 @@ use crate::control::retry::RetryBudget;
 use crate::error::{Error, Side};
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
+use crate::model::unchanged::Rows;
 use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use idle::Idle;
 use pulse::Pulse;
 use queue::Queue;
+use skip::SourceClock;
 
 /// Messages of each kind that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
 /// this is far more than the cores can be ahead of each other.
@@ -81,7 +84,7 @@ pub enum Mode {
 }
 
 /// What the shards need to know of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     pub mode: Mode,
     pub policy: Policy,
@@ -102,6 +105,8 @@ pub struct Options {
     pub transfers_max: usize,
     /// The same where calls return at once.
     pub busy_transfers_max: usize,
+    /// What earlier runs left, in a run that remembers.
+    pub rows: Option<Arc<dyn Rows>>,
 }
 
 /// What all shards of a run share.
@@ -121,6 +126,7 @@ pub struct Shared {
     pulses: Vec<Pulse>,
     /// The identity of the source root, which nothing done to the destination may touch. Known from the first visit on.
     source_root: OnceLock<(u64, u64)>,
+    source_clock: SourceClock,
     /// Deepest level met; entries of the root are level 1.
     pub depth_max: AtomicU64,
     /// Bytes of the largest file met.
@@ -153,6 +159,7 @@ impl Shared {
             sink,
             hasher: RandomState::default(),
             source_root: OnceLock::new(),
+            source_clock: SourceClock::default(),
             depth_max: AtomicU64::new(0),
             pulses,
             file_size_max: AtomicU64::new(0),
@@ -308,8 +315,9 @@ impl Shard {
         self.shared.cancel.is_set()
     }
 
-    /// Reports an error; one that is fatal to the run also ends it.
-    pub fn report(&self, error: Error) {
+    /// Reports an error in a directory, which therefore is not what the source has; one that is fatal also ends the run.
+    pub fn report(&self, node: &Node, error: Error) {
+        node.fail();
         if error.class() == crate::error::Class::Fatal {
             self.shared.cancel.set(Reason::Fatal);
         }

@@ -12,6 +12,7 @@ use crate::error::{Error, Side};
 use crate::io::{Handle, Links, Op, OpError, Reply};
 use crate::model::Meta;
 use crate::model::filter::{Reach, Scope};
+use crate::model::unchanged::{Found, Key};
 use crate::throttle::Lease;
 
 /// What a visit is for.
@@ -43,6 +44,8 @@ pub struct Node {
     parent: Option<Arc<Node>>,
     name: CString,
     hash: u64,
+    /// The directory in the state, the same in each run.
+    key: Key,
     /// 0 for the root.
     depth: u64,
     pub job: Job,
@@ -65,6 +68,10 @@ pub struct Node {
     xattrs_differ: AtomicBool,
     /// Of a directory to be removed: something in it had to stay.
     kept: AtomicBool,
+    /// Something in this directory went wrong, so it is not what the source has.
+    failed: AtomicBool,
+    /// What the source directory was found to be, in a run that remembers.
+    found: OnceLock<Found>,
     /// The directory of the backup tree for this one, as long as the budget of descriptors allows it.
     backup: OnceLock<(Handle, Lease)>,
     /// This run has kept something in that directory, or below it.
@@ -122,6 +129,11 @@ impl Node {
             links,
         } = child;
         Self {
+            key: parent
+                .as_ref()
+                .map_or(Key::ROOT, |parent| parent.key.child(name.to_bytes())),
+            failed: AtomicBool::new(false),
+            found: OnceLock::new(),
             depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             parent,
             name,
@@ -244,6 +256,31 @@ impl Node {
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.kept.load(SeqCst)
+    }
+
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The directory is not what the source has, for whatever reason; the next run is to look at it again.
+    pub fn fail(&self) {
+        self.failed.store(true, SeqCst);
+    }
+
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(SeqCst)
+    }
+
+    /// What the source directory was found to be.
+    #[must_use]
+    pub fn found(&self) -> Option<&Found> {
+        self.found.get()
+    }
+
+    pub(super) fn set_found(&self, found: Found) {
+        self.found.get_or_init(|| found);
     }
 
     /// The open directory of the backup tree, when it is open.

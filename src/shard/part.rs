@@ -11,16 +11,19 @@ use nix::errno::Errno;
 use super::batch::{read_batch, stat_all};
 use super::index::NameIndex;
 use super::plan::{InHand, Plan, Step};
-use super::{Dirs, Mode, Shard, sift};
+use super::skip::Seen;
+use super::{Dirs, Mode, Shard, sift, skip};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Handle;
 use crate::model::filter::{Extent, Judge};
+use crate::model::unchanged::Contents;
 use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, decide};
 
 /// As a listing keeps it.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 2.
 const ENOENT: u16 = Errno::ENOENT as u16;
 
+#[allow(clippy::struct_excessive_bools)] // Facts that are learned apart.
 pub(super) struct Part {
     dirs: Dirs,
     plan: Plan,
@@ -34,6 +37,10 @@ pub(super) struct Part {
     pub(super) dest_complete: bool,
     /// Other shards have the other names of the directory.
     pub(super) is_split: bool,
+    /// The entries of the source, in a run that remembers.
+    contents: Option<Contents>,
+    /// The copy has exactly these names, so it is not listed.
+    is_unchanged: bool,
 }
 
 /// How far a listing got.
@@ -48,6 +55,8 @@ impl Part {
     pub(super) fn new(shard: &Shard, dirs: Dirs, in_hand: InHand) -> Self {
         let judge = sift::judge(shard, &dirs.node);
         Self {
+            contents: skip::contents(shard, &dirs.node),
+            is_unchanged: false,
             plan: Plan {
                 source: shard.take_listing(),
                 source_dev: dirs.source.as_ref().map_or(0, Handle::dev),
@@ -83,6 +92,31 @@ impl Part {
         if let Some(in_hand) = &mut self.plan.in_hand {
             in_hand.lease.settle(self.plan.source.len());
         }
+    }
+
+    /// What the source directory was found to be; nothing when it was not seen whole, or nobody remembers.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        let contents = self.contents.filter(|_| self.source_complete)?;
+        let key = self.dirs.node.key();
+        let source = &self.plan.source;
+        let dirs = source.entries.iter();
+        let dirs = dirs.filter(|entry| entry.kind() == Some(Kind::Dir));
+        let subdirs = dirs.map(|entry| key.child(source.name_bytes(entry)).own());
+        Some(Seen {
+            contents,
+            subdirs: subdirs.collect(),
+        })
+    }
+
+    /// The destination has exactly the names of the source, and nothing in it is looked at.
+    pub(super) fn set_unchanged(&mut self) {
+        self.is_unchanged = true;
+        self.dest_complete = true;
+    }
+
+    /// The destination directory was opened late.
+    pub(super) fn set_dest(&mut self, dest: Handle) {
+        self.dirs.dest = Some(dest);
     }
 
     /// Lists the destination and matches it, batch by batch; no batch is kept.
@@ -215,6 +249,7 @@ impl Part {
                     }
                 }
             }
+            Mode::Sync if self.is_unchanged => self.pass_over(shard),
             Mode::Sync if self.dest_complete => {
                 for at in 0..self.plan.source.len() {
                     if !self.matched[at] {
@@ -226,6 +261,22 @@ impl Part {
             Mode::Sync | Mode::DeleteOnly => {}
         }
         self.plan
+    }
+
+    /// Nothing is to be done here, and the subdirectories are to be visited.
+    fn pass_over(&mut self, shard: &Shard) {
+        let mut equal = 0;
+        for at in 0..self.plan.source.len() {
+            if self.matched[at] {
+                continue;
+            }
+            if self.plan.source.entries[at].kind() == Some(Kind::Dir) {
+                self.push(shard, at, Action::Skip(SkipReason::Equal), None);
+            } else {
+                equal += 1;
+            }
+        }
+        shard.tally().entries_equal.add(equal);
     }
 
     /// Names of `--files-from` in a directory that was read as a whole.
@@ -252,7 +303,10 @@ impl Part {
         if shard.shared.options.mode == Mode::Sync {
             let path = crate::model::path::join(&self.dirs.node.path(), name);
             let cause = Cause::BackupDirectory;
-            shard.report(Error::new(OpKind::OpenDir, Side::Source, path, cause));
+            shard.report(
+                &self.dirs.node,
+                Error::new(OpKind::OpenDir, Side::Source, path, cause),
+            );
         }
     }
 
@@ -286,7 +340,11 @@ impl Part {
             backup_taken,
         };
         match (entry.kind(), action) {
-            (_, Action::Skip(reason)) if reason != SkipReason::Equal => {
+            (kind, Action::Skip(reason)) if reason != SkipReason::Equal => {
+                if kind == Some(Kind::Dir) {
+                    // Who takes the directory for unchanged would expect it in the destination.
+                    self.dirs.node.fail();
+                }
                 shard.tally().entries_skipped.add(1);
             }
             (Some(Kind::Dir), _) => self.plan.dirs.push(step(None)),
@@ -315,12 +373,18 @@ impl Part {
         let errno = Errno::from_raw(i32::from(errno));
         if (side, errno) != (Side::Destination, Errno::ENOENT) {
             let path = self.dirs.node.path_of(listing.name(entry));
-            shard.report(Error::errno(OpKind::Stat, side, path, errno));
+            shard.report(
+                &self.dirs.node,
+                Error::errno(OpKind::Stat, side, path, errno),
+            );
         }
     }
 
     fn report(&self, shard: &Shard, op: OpKind, side: Side, errno: Errno) {
         let path = self.dirs.node.path();
-        shard.report(Error::new(op, side, path, Cause::Errno(errno)));
+        shard.report(
+            &self.dirs.node,
+            Error::new(op, side, path, Cause::Errno(errno)),
+        );
     }
 }

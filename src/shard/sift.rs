@@ -175,12 +175,12 @@ pub(super) fn report_missing(
             .as_mut()
             .is_some_and(|judge| judge.hides(name, None) != Some(false));
         if !hidden && !has(name) {
-            report_not_in_source(shard, path::join(&node.path(), name));
+            report_not_in_source(shard, node, path::join(&node.path(), name));
         }
     }
 }
 
-pub(super) fn report_not_in_source(shard: &Shard, path: Vec<u8>) {
+pub(super) fn report_not_in_source(shard: &Shard, node: &Node, path: Vec<u8>) {
     let cause = Cause::NotInSource;
-    shard.report(Error::new(OpKind::Stat, Side::Source, path, cause));
+    shard.report(node, Error::new(OpKind::Stat, Side::Source, path, cause));
 }

@@ -44,7 +44,7 @@ pub(super) async fn resolve(
             Err((kind, cause)) => {
                 entry.state = State::Ignored;
                 let path = node.path_of(&name);
-                shard.report(Error::new(kind, Side::Source, path, cause));
+                shard.report(node, Error::new(kind, Side::Source, path, cause));
             }
         }
     }

@@ -11,9 +11,11 @@ use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Read};
 use super::plan::{InHand, Plan, Removal};
 use super::queue::{Child, Run, Turn};
+use super::skip;
 use super::{Inbox, Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Handle, Links, Op, Reply, Target};
+use crate::model::unchanged::Row;
 use crate::model::{Kind, Listing, State, Timed, Wait};
 use crate::throttle::{Admission, DirPermit};
 
@@ -144,14 +146,15 @@ async fn visit(shard: Rc<Shard>, node: Arc<Node>, admission: Admission) {
 
 /// Compares a directory with its counterpart, and acts on the outcome.
 async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_hand: InHand) {
-    let Some(dirs) = enter(shard, node).await else {
+    let since = skip::now();
+    let Some((mut dirs, hope)) = enter(shard, node).await else {
         if shard.shared.options.mode != Mode::DeleteOnly {
             shard.tally().dirs_skipped.add(1);
         }
         return;
     };
     let mode = shard.shared.options.mode;
-    if mode == Mode::Sync {
+    if mode == Mode::Sync && hope.is_none() {
         shard.hands.opened(shard, &dirs).await;
     }
     let mut part = Part::new(shard, dirs.clone(), in_hand);
@@ -162,13 +165,27 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
     };
     if let Read::Giant = part.read_source(shard, entries_max).await {
         if let Some(permit) = visiting.hand_over() {
-            giant::split(shard, dirs, part, permit).await;
+            giant::split(shard, dirs, part, permit, (since, hope)).await;
         }
         return;
     }
     part.settle_lease();
     part.index_source(shard, 0).await;
-    if node.presence == Presence::Existing && mode != Mode::Scan {
+    let seen = part.seen();
+    let is_unchanged =
+        seen.is_some_and(|seen| skip::judge(shard, &dirs, since, seen, hope.as_ref()));
+    if is_unchanged {
+        skip::count(shard, node, part.source_len());
+        part.set_unchanged();
+    } else if hope.is_some() {
+        let Some(dest) = open_dest_late(shard, &mut dirs).await else {
+            return;
+        };
+        part.set_dest(dest);
+    }
+    if is_unchanged {
+        // Nobody looks at the copy.
+    } else if node.presence == Presence::Existing && mode != Mode::Scan {
         part.read_dest(shard).await;
     } else {
         part.dest_complete = true;
@@ -176,17 +193,34 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
     settle(shard, &dirs, part.finish(shard).await, Some(visiting)).await;
 }
 
-/// Opens both sides of a directory that is this tree's to enter. What keeps it from being entered is told.
-async fn enter(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
-    let dirs = open_dirs(shard, node).await?;
+/// The copy was expected to be unchanged, and the source is not: opens it after all.
+pub(super) async fn open_dest_late(shard: &Rc<Shard>, dirs: &mut Dirs) -> Option<Handle> {
+    let node = dirs.node.clone();
+    match open_or_repeat(shard, &node, Side::Destination).await {
+        Ok(dest) => {
+            dirs.dest = Some(dest.clone());
+            shard.hands.opened(shard, dirs).await;
+            Some(dest)
+        }
+        Err(error) => {
+            shard.report(&node, error);
+            None
+        }
+    }
+}
+
+/// Opens both sides of a directory that is this tree's to enter. What keeps it from being entered is told. The destination
+/// stays closed when there is a row by which it may be unchanged.
+async fn enter(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Row>)> {
+    let (dirs, hope) = open_dirs(shard, node).await?;
     if is_other_filesystem(shard, &dirs) {
         return None;
     }
     if let Err(error) = sift::enter(shard, &dirs).await {
-        shard.report(error);
+        shard.report(node, error);
         return None;
     }
-    Some(dirs)
+    Some((dirs, hope))
 }
 
 /// `-x`: what is mounted in the source is not this tree's. The pass that only deletes lists names alone and meets it here.
@@ -279,46 +313,69 @@ async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
 }
 
 /// Opens both sides. Reports what cannot be opened; without a source nothing is done, and nothing is deleted.
-async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Dirs> {
+async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Row>)> {
     let open_dest = async {
         if node.presence == Presence::Absent {
-            return Ok(None);
+            return Ok(Copy::Absent);
+        }
+        if node.presence == Presence::Existing
+            && let Some(row) = skip::hope(shard, node).await
+        {
+            return Ok(Copy::Hoped(row));
         }
         open_or_repeat(shard, node, Side::Destination)
             .await
-            .map(Some)
+            .map(Copy::Open)
     };
     let open_source = open_or_repeat(shard, node, Side::Source);
     let (source, dest) = futures_util::future::join(open_source, open_dest).await;
     // Also when the source cannot be opened either: each failure is told.
-    let dest = dest.map_err(|error| shard.report(error));
+    let dest = dest.map_err(|error| shard.report(node, error));
     let source = match source {
         Ok(source) => source,
         Err(error) => {
-            shard.report(error);
+            shard.report(node, error);
             remember_closed_source(shard, node).await;
             return None;
         }
     };
-    let dest = dest.ok()?;
+    let (dest, hope) = match dest.ok()? {
+        Copy::Absent => (None, None),
+        Copy::Open(dest) => (Some(dest), None),
+        Copy::Hoped(row) if skip::still_hopes(node, &row) => (None, Some(row)),
+        Copy::Hoped(_) => {
+            let opened = open_or_repeat(shard, node, Side::Destination).await;
+            let opened = opened.map_err(|error| shard.report(node, error));
+            (Some(opened.ok()?), None)
+        }
+    };
     if let Some(error) = find_loop(shard, node) {
         // The second pass meets it again.
         if shard.shared.options.mode != Mode::DeleteOnly {
-            shard.report(error);
+            shard.report(node, error);
         }
         return None;
     }
     if symlinks::is_loop(node) {
         let (op, cause) = (OpKind::OpenDir, Cause::SymlinkLoop);
-        shard.report(Error::new(op, Side::Source, node.path(), cause));
+        shard.report(node, Error::new(op, Side::Source, node.path(), cause));
         return None;
     }
     shard.tally().dirs_listed.add(1);
-    Some(Dirs {
+    let dirs = Dirs {
         node: node.clone(),
         source: Some(source),
         dest,
-    })
+    };
+    Some((dirs, hope))
+}
+
+/// The destination's side of a directory.
+enum Copy {
+    Absent,
+    Open(Handle),
+    /// Not opened: it looks as the row says, and may turn out to be unchanged.
+    Hoped(Row),
 }
 
 /// Opens one side; what may pass is waited for.
@@ -383,13 +440,16 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, mut
         Err(error) if error.cause == Cause::Errno(Errno::ENOENT) => return,
         Err(error) => {
             node.keep();
-            return shard.report(error);
+            return shard.report(node, error);
         }
     };
     if node.identity(Side::Destination) == shard.shared.source_root() {
         node.keep();
         let (side, cause) = (Side::Destination, Cause::LoopIntoSource);
-        return shard.report(Error::new(OpKind::RemoveDir, side, node.path(), cause));
+        return shard.report(
+            node,
+            Error::new(OpKind::RemoveDir, side, node.path(), cause),
+        );
     }
     let parent = node
         .parent()
@@ -417,12 +477,8 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, mut
             Err(errno) => {
                 node.keep();
                 let path = node.path();
-                return shard.report(Error::errno(
-                    OpKind::ReadDir,
-                    Side::Destination,
-                    path,
-                    errno,
-                ));
+                let error = Error::errno(OpKind::ReadDir, Side::Destination, path, errno);
+                return shard.report(node, error);
             }
         }
     }

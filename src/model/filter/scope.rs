@@ -4,6 +4,8 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
 use super::Filter;
 use super::parse::{DirMerge, Entry, Parser, Prefixes, condense};
 use super::rule::Anchor;
@@ -13,6 +15,8 @@ use super::rule::Anchor;
 pub struct Scope {
     /// By number; a file that a `!` took away has nothing.
     merges: Vec<Option<Active>>,
+    /// Of all merge files on the way to the directory.
+    digest: u64,
 }
 
 /// A per-directory merge file that is looked for in a directory and those below it.
@@ -50,6 +54,7 @@ impl Scope {
                 .iter()
                 .map(|spec| spec.as_ref().map(active))
                 .collect(),
+            digest: 0,
         }
     }
 
@@ -65,6 +70,12 @@ impl Scope {
             next = list.inherited.as_deref();
             Some(list.entries.as_slice())
         })
+    }
+
+    /// Changes with whatever merge files on the way to the directory say.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Whether directories have merge files to be looked for.
@@ -157,6 +168,8 @@ impl<'a> Entering<'a> {
         let (entries, cleared) = (condense(&parser.entries), parser.cleared);
         let added = Scope::new(&parser.dir_merges[parser.own_merges..]).merges;
         let scope = Arc::make_mut(&mut self.scope);
+        let place = [scope.digest.to_le_bytes(), (number as u64).to_le_bytes()].concat();
+        scope.digest = xxh3_64_with_seed(contents, xxh3_64(&place));
         if let Some(Some(active)) = scope.merges.get_mut(number) {
             let inherited = active.rules.take().filter(|_| !cleared);
             active.rules = if entries.is_empty() {

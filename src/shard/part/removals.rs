@@ -34,6 +34,10 @@ impl Part {
             && rule
                 .zip(meta)
                 .is_some_and(|(rule, meta)| rule.may_be_alive(&meta));
+        if alive {
+            // What becomes of it is for the next run to see.
+            self.dirs.node.fail();
+        }
         if !stray && (!may_delete || alive) {
             return;
         }
@@ -122,9 +126,13 @@ impl Part {
             return;
         }
         self.plan.removals.retain(|removal| removal.stray);
+        self.dirs.node.fail();
         if is_shown || has_moved {
             let (path, cause) = (self.dirs.node.path(), Cause::ListingMoved);
-            shard.report(Error::new(OpKind::ReadDir, Side::Source, path, cause));
+            shard.report(
+                &self.dirs.node,
+                Error::new(OpKind::ReadDir, Side::Source, path, cause),
+            );
         }
     }
 }

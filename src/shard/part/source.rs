@@ -111,6 +111,10 @@ impl Part {
             if !self.index.insert(&self.plan.source, at) {
                 // Listed twice: the first one stands for both.
                 self.matched[at] = true;
+            } else if let Some(contents) = &mut self.contents {
+                let entry = &self.plan.source.entries[at];
+                let carry_links = shard.shared.options.policy.carry_links;
+                contents.add(self.plan.source.name_bytes(entry), entry, carry_links);
             }
         }
     }
@@ -151,7 +155,10 @@ impl Part {
             if is_detour && shard.shared.options.mode != Mode::DeleteOnly {
                 let path = path::join(&node.path(), name);
                 let errno = Errno::ENOTDIR;
-                shard.report(Error::errno(OpKind::OpenDir, Side::Source, path, errno));
+                shard.report(
+                    node,
+                    Error::errno(OpKind::OpenDir, Side::Source, path, errno),
+                );
             }
             mention.is_taken || !is_detour
         });
@@ -166,7 +173,7 @@ impl Part {
             if is_asked_for && entry.state == State::Failed(ENOENT) {
                 if shard.shared.options.mode != Mode::DeleteOnly {
                     let path = self.dirs.node.path_of(self.plan.source.name(entry));
-                    sift::report_not_in_source(shard, path);
+                    sift::report_not_in_source(shard, &self.dirs.node, path);
                 }
             } else {
                 self.report_failed_stat(shard, Side::Source, &self.plan.source, entry);

@@ -1,0 +1,208 @@
+//! Which directories are taken for unchanged, so that their copies are not listed; and what is told of those that are
+//! finished. The rule itself is pure, in `model::unchanged`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Dirs, Mode, Node, Shard, node};
+use crate::error::Side;
+use crate::io::{Handle, Op, Reply, Target};
+use crate::model::unchanged::{
+    Contents, Found, Note, Now, Row, Verdict, dest_digest, is_settled, source_digest,
+};
+use crate::model::{Meta, Time};
+
+/// The clock of the source's filesystem, where that may be another machine's: it is at least as late as the times that it has
+/// given. So much is known to be ahead of our clock, in nanoseconds; less than nothing when it may be behind.
+pub(super) struct SourceClock(AtomicI64);
+
+impl Default for SourceClock {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl SourceClock {
+    /// What the clock showed at the moment `at` of ours, at least; `newest` is a time that was seen since.
+    fn at_least(&self, at: Time, newest: Time) -> Time {
+        let ahead = newest.as_nanos().saturating_sub(now().as_nanos());
+        let ahead = self.0.fetch_max(ahead, Relaxed).max(ahead);
+        Time::from_nanos(at.as_nanos().saturating_add(ahead))
+    }
+}
+
+pub(super) fn now() -> Time {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Time {
+        sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        nsec: now.subsec_nanos(),
+    }
+}
+
+/// What earlier runs say of a directory whose copy may turn out to be unchanged: it looks as it did.
+pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Row> {
+    let options = &shard.shared.options;
+    let rows = options.rows.as_ref()?;
+    if options.mode != Mode::Sync || !node.reach.is_whole() {
+        return None;
+    }
+    let row = rows.row(node.key())?;
+    let meta = stat_dest(shard, node).await?;
+    if dest_digest(&meta) != row.dest {
+        return None;
+    }
+    node.set_meta(Side::Destination, meta);
+    Some(row)
+}
+
+/// A look at the copy of a directory from outside. What cannot be looked at is left to whoever opens it.
+async fn stat_dest(shard: &Shard, node: &Arc<Node>) -> Option<Meta> {
+    let target = match node.parent() {
+        None => Target::Open(node::root_dir(node, Side::Destination)?),
+        Some(parent) => {
+            let at = node::open(shard, parent, Side::Destination).await.ok()?;
+            Target::Name(at, node.name().to_owned())
+        }
+    };
+    match shard.dest.start(Op::Stat { target }).await {
+        Ok(Reply::Meta(meta)) => Some(meta),
+        _ => None,
+    }
+}
+
+/// Whether there is still hope when the source directory is open.
+pub(super) fn still_hopes(node: &Node, row: &Row) -> bool {
+    let Some(source) = node.meta(Side::Source) else {
+        return false;
+    };
+    let now = Now {
+        source: source_digest(source),
+        dest: None,
+        contents: None,
+    };
+    row.judge(&now) == Verdict::Perhaps
+}
+
+/// The entries of a source directory, to be counted; nothing when nobody remembers them.
+pub(super) fn contents(shard: &Shard, node: &Node) -> Option<Contents> {
+    let options = &shard.shared.options;
+    let wanted = options.rows.is_some() && options.mode == Mode::Sync && node.reach.is_whole();
+    let rules = || node.scope().map_or(0, |scope| scope.digest());
+    wanted.then(|| Contents::under(rules()))
+}
+
+/// What is known of a source directory when it has been listed.
+pub(super) struct Seen {
+    pub(super) contents: Contents,
+    /// The low halves of its subdirectories' keys.
+    pub(super) subdirs: Vec<u64>,
+}
+
+impl Seen {
+    /// With what another part of the directory has.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.contents.merge(&other.contents);
+        self.subdirs.extend(other.subdirs);
+        self
+    }
+}
+
+/// Remembers what a source directory was found to be, and judges it by the row. Returns whether it is unchanged. `since`: our
+/// clock, before the directory was opened.
+pub(super) fn judge(
+    shard: &Shard,
+    dirs: &Dirs,
+    since: Time,
+    seen: Seen,
+    row: Option<&Row>,
+) -> bool {
+    let Some((source, dir)) = dirs.node.meta(Side::Source).zip(dirs.source.as_ref()) else {
+        return false;
+    };
+    let digest = source_digest(source);
+    let is_unchanged = row.is_some_and(|row| {
+        let now = Now {
+            source: digest,
+            dest: dirs.node.meta(Side::Destination).map(dest_digest),
+            contents: seen.contents.digest(),
+        };
+        row.judge(&now) == Verdict::Unchanged
+    });
+    let newest = seen.contents.newest().max(source.ctime);
+    let settled = is_settled(newest, clock(shard, dir, since, newest));
+    let mut subdirs = seen.subdirs;
+    subdirs.sort_unstable();
+    dirs.node.set_found(Found {
+        source: digest,
+        contents: seen.contents.digest().filter(|_| settled),
+        is_unchanged,
+        subdirs: subdirs.into(),
+    });
+    is_unchanged
+}
+
+fn clock(shard: &Shard, dir: &Handle, at: Time, newest: Time) -> Time {
+    if shard.source.has_own_clock(dir) {
+        at
+    } else {
+        shard.shared.source_clock.at_least(at, newest)
+    }
+}
+
+/// Counts a directory that is taken for unchanged, with so many entries.
+pub(super) fn count(shard: &Shard, node: &Node, entries: usize) {
+    /// To open it, to list it, to see that the list has ended; less the look from outside.
+    const CALLS_SAVED: u64 = 3 - 1;
+    let tally = shard.tally();
+    tally.dirs_unchanged.add(1);
+    tally.calls_saved.add(entries as u64 + CALLS_SAVED);
+    tally.entries_equal.add(u64::from(node.depth() > 0));
+}
+
+/// Tells of a directory that is finished. `dest`: how its copy looks now, when nobody else can have changed it unseen.
+pub async fn tell(shard: &Shard, node: &Node, dest: Option<&Meta>) {
+    let Some(rows) = &shard.shared.options.rows else {
+        return;
+    };
+    let Some(found) = node.found() else { return };
+    let has_failed = node.has_failed();
+    if shard.cancelled() || (found.is_unchanged && !has_failed) {
+        return;
+    }
+    let relied_upon = found.contents.zip(dest).filter(|_| !has_failed);
+    let row = relied_upon.map(|(contents, dest)| Row {
+        source: found.source,
+        contents,
+        dest: dest_digest(dest),
+        run: rows.run(),
+    });
+    let told = Note {
+        key: node.key(),
+        row,
+        subdirs: Some(found.subdirs.clone()),
+    };
+    rows.note(told).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_at_least_as_late_as_the_times_it_gave() {
+        let clock = SourceClock::default();
+        let later = |by: i64| Time::from_nanos(now().as_nanos() + by);
+        let (hour, second) = (3_600_000_000_000, 1_000_000_000);
+        // Behind by an hour, as far as anybody knows.
+        let known = clock.at_least(now(), later(-hour));
+        assert!(known <= later(-hour) && known >= later(-hour - second));
+        // One that is newer tells that it is not.
+        let known = clock.at_least(now(), later(-second));
+        assert!(known >= later(-2 * second));
+        let known = clock.at_least(now(), later(-hour));
+        assert!(known >= later(-2 * second), "it does not forget");
+    }
+}

@@ -1,0 +1,271 @@
+//! What a job remembers between its runs: one database for each job, with a row for each directory that was finished without
+//! error. Rows are read where directories are visited, and written by one thread.
+//!
+//! A row may be older than what it speaks of, never newer: it is written when the directory is finished, and what comes later
+//! changes times that it holds. It says that data was written, not that it reached the disk; what that means is in [`runs`].
+
+pub mod jobs;
+mod lock;
+pub mod runs;
+mod writer;
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use futures_util::future::BoxFuture;
+use redb::{Database, ReadOnlyTable, TableDefinition};
+
+use crate::model::unchanged::{Key, Note, Row, Rows};
+pub use jobs::JobKey;
+use lock::Lock;
+pub use runs::Ending;
+use runs::Runs;
+
+/// Changes when older rows would be misread.
+const FORMAT: u64 = 1;
+/// Bytes of the database kept in memory.
+const CACHE_BYTES: usize = 64 << 20;
+/// Notes that wait for the writer: more than it takes in a moment, and a few MB at most.
+const NOTES_MAX: usize = 16 * 1024;
+
+const ROWS: TableDefinition<'_, u128, RowBytes> = TableDefinition::new("directories");
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job");
+
+type RowBytes = [u8; 36];
+
+fn encode(row: &Row) -> RowBytes {
+    let mut bytes = [0; 36];
+    bytes[..8].copy_from_slice(&row.source.to_le_bytes());
+    bytes[8..16].copy_from_slice(&row.dest.to_le_bytes());
+    bytes[16..32].copy_from_slice(&row.contents.to_le_bytes());
+    bytes[32..].copy_from_slice(&row.run.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &RowBytes) -> Row {
+    fn part<const LEN: usize>(bytes: &RowBytes, at: usize) -> [u8; LEN] {
+        std::array::from_fn(|i| bytes[at + i])
+    }
+    Row {
+        source: u64::from_le_bytes(part(bytes, 0)),
+        dest: u64::from_le_bytes(part(bytes, 8)),
+        contents: u128::from_le_bytes(part(bytes, 16)),
+        run: u32::from_le_bytes(part(bytes, 32)),
+    }
+}
+
+/// What the database says. It is large, seldom, and therefore on the heap.
+#[derive(Debug)]
+struct StoreError(Box<redb::Error>);
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a run does with the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Directories may be taken for unchanged, and rows are written.
+    Skip,
+    /// Everything is compared, and rows are written.
+    Verify,
+    /// Directories may be taken for unchanged, and nothing is written.
+    DryRun,
+}
+
+/// The state of one job, for one run of it.
+pub struct State {
+    rows: ReadOnlyTable<u128, RowBytes>,
+    purpose: Use,
+    runs: Runs,
+    notes: async_channel::Sender<Note>,
+    /// Absent in a dry run.
+    writer: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
+    db: Arc<Database>,
+    is_void: AtomicBool,
+    /// What went wrong with reading, once.
+    failure: OnceLock<StoreError>,
+    path: PathBuf,
+    /// Until all of the above is closed.
+    _lock: Lock,
+}
+
+impl State {
+    /// Opens the state of a job in a directory, makes both when they are missing, and begins a run. `dest`: the root of the
+    /// destination, whose filesystem is flushed when earlier runs did not. A dry run makes nothing, and gets nothing when
+    /// there is nothing.
+    ///
+    /// # Errors
+    /// What is wrong, in words, and what to do about it: another run of the job is under way, the file is damaged or not ours,
+    /// or cannot be written.
+    pub fn open(
+        dir: &Path,
+        job: &JobKey,
+        purpose: Use,
+        dest: &Path,
+    ) -> Result<Option<Self>, String> {
+        let path = job.file_in(dir, "redb");
+        if purpose == Use::DryRun && !path.exists() {
+            return Ok(None);
+        }
+        let shown = dir.display();
+        make_dirs(dir)
+            .map_err(|error| format!("cannot make the state directory '{shown}': {error}"))?;
+        let lock = Lock::take(&job.file_in(dir, "lock"))?;
+        let refuse = |error: StoreError| damaged(&path, &job.id(), &error);
+        let db = open_database(&path).map_err(refuse)?;
+        let (rows, runs) = begin(&db, job, purpose).map_err(refuse)??;
+        let db = Arc::new(db);
+        let (notes, inbox) = async_channel::bounded(NOTES_MAX);
+        let writer = writer::Writer {
+            db: db.clone(),
+            runs: runs.clone(),
+            dest: dest.to_owned(),
+        };
+        let writer = if purpose == Use::DryRun {
+            None
+        } else {
+            let thread = std::thread::Builder::new().name(String::from("state"));
+            let started = thread.spawn(move || writer.write_all(&inbox));
+            Some(started.map_err(|error| format!("cannot start a thread for the state: {error}"))?)
+        };
+        Ok(Some(Self {
+            rows,
+            purpose,
+            runs,
+            notes,
+            writer: Mutex::new(writer),
+            db,
+            is_void: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            path,
+            _lock: lock,
+        }))
+    }
+
+    /// Ends the run: everything that was told of is written when this returns. `flushed`: it is on the destination's disk.
+    ///
+    /// # Errors
+    /// What kept the state from being read or written, in words. What was written before stays true.
+    pub fn finish(&self, ending: Ending, flushed: bool) -> Result<(), String> {
+        self.notes.close();
+        let ending = if self.is_void.load(SeqCst) {
+            Ending::Void
+        } else {
+            ending
+        };
+        let writer = self.writer.lock();
+        let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
+        let written = match writer.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(Ok(()))) => self.runs.end(&self.db, ending, flushed),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(_)) => return Err(String::from("the thread that writes the state panicked")),
+        };
+        let say = |what: &str, error: &StoreError| {
+            format!("cannot {what} the state '{}': {error}", self.path.display())
+        };
+        match (written, self.failure.get()) {
+            (Err(error), _) => Err(say("write", &error)),
+            (Ok(()), Some(error)) => Err(say("read", error)),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+}
+
+impl Rows for State {
+    fn row(&self, key: Key) -> Option<Row> {
+        if self.purpose == Use::Verify || self.failure.get().is_some() {
+            return None;
+        }
+        match self.rows.get(key.0) {
+            Ok(found) => {
+                let row = decode(&found?.value());
+                self.runs.may_rely_on(row.run).then_some(row)
+            }
+            Err(error) => {
+                // From now on everything is compared.
+                let _ = self.failure.set(error.into());
+                None
+            }
+        }
+    }
+
+    fn note(&self, note: Note) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // Closed when writing has failed, which the end of the run tells.
+            let _ = self.notes.send(note).await;
+        })
+    }
+
+    fn run(&self) -> u32 {
+        self.runs.current()
+    }
+
+    fn distrust(&self) {
+        self.is_void.store(true, SeqCst);
+    }
+}
+
+/// Names of files are told in nothing that is written here, but times and numbers are nobody else's business either.
+fn make_dirs(dir: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+fn open_private(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true);
+    options.truncate(false).mode(0o600).open(path)
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    Ok(builder.create_file(open_private(path)?)?)
+}
+
+fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
+    let shown = path.display();
+    format!(
+        "cannot use the state '{shown}': {error}; 'ringsync jobs forget {id}' removes it, and the next run compares \
+         everything and writes it anew"
+    )
+}
+
+/// Checks whose state this is, and begins a run. The inner error says that the file is not this job's.
+#[allow(clippy::type_complexity)] // Each layer is handled where it is met.
+fn begin(
+    db: &Database,
+    job: &JobKey,
+    purpose: Use,
+) -> Result<Result<(ReadOnlyTable<u128, RowBytes>, Runs), String>, StoreError> {
+    let txn = db.begin_write()?;
+    let owner = {
+        let mut facts = txn.open_table(FACTS)?;
+        txn.open_table(ROWS)?;
+        job.check_or_write(&mut facts)?
+    };
+    if let Err(message) = owner {
+        return Ok(Err(message));
+    }
+    let runs = Runs::begin(&txn, purpose != Use::DryRun)?;
+    txn.commit()?;
+    let rows = db.begin_read()?.open_table(ROWS)?;
+    Ok(Ok((rows, runs)))
+}
