@@ -7,6 +7,7 @@
 mod harness;
 mod judge;
 mod model;
+mod remembered;
 #[path = "../support/simfs.rs"]
 mod simfs;
 #[path = "../support/simrun.rs"]
@@ -15,13 +16,14 @@ mod trees;
 
 use harness::{Bench, simulate};
 use judge::Case;
+use model::Expected;
 use ringsync::error::{OpKind, Side};
 use ringsync::model::Kind;
 use ringsync::run::{Delete, Job};
 use ringsync::transfer::WriteMode;
 use simfs::rng::Rng;
 use simfs::watch::{is_temp, parent};
-use simfs::{Plan, World};
+use simfs::{Plan, Tree, World};
 use simrun::{Ended, sync_telling};
 use trees::{random_job, random_plan, random_world};
 
@@ -111,16 +113,20 @@ fn repair(bench: &Bench, drawn: &Drawn) -> Result<(), String> {
     if !violations.is_empty() {
         return Err(format!("the repairing run: {violations:#?}"));
     }
-    // Where no source directory corresponds, nobody looks for what an earlier run left.
+    match left_over(&expected, &source, &after) {
+        Some(path) => Err(format!("{path} is left over")),
+        None => Ok(()),
+    }
+}
+
+/// A temporary file that somebody should have removed. Where no source directory corresponds, nobody looks for them.
+fn left_over<'a>(expected: &Expected, source: &Tree, after: &'a Tree) -> Option<&'a String> {
     let left = after.iter().find(|(path, entry)| {
         let visited = source.contains_key(parent(path));
         let meant = expected.tree.contains_key(*path) || entry.kind == Kind::Dir;
         is_temp(path) && visited && !meant
     });
-    match left {
-        Some((path, _)) => Err(format!("{path} is left over")),
-        None => Ok(()),
-    }
+    left.map(|(path, _)| path)
 }
 
 /// The same kind of filesystem without anything going wrong.

@@ -18,12 +18,12 @@ impl Inner {
             (Side::Destination, self.plan.dest_changes),
         ] {
             if rate > 0 && self.rng.below(1000) < rate {
-                self.change(side);
+                self.change(side, true);
             }
         }
     }
 
-    fn change(&mut self, side: Side) {
+    pub(super) fn change(&mut self, side: Side, in_place: bool) {
         let all = self.all_below(side.root());
         // A file that another process writes under its temporary name is nobody else's to change.
         let mine = |path: &&String| !path.is_empty() && !is_temp(path);
@@ -36,7 +36,11 @@ impl Inner {
         self.watch.changes_made += 1;
         match self.rng.below(8) {
             0 | 1 if !path.is_empty() => self.take_out(side, &path),
-            2 | 3 if !path.is_empty() => self.rewrite(side, all[&path]),
+            2 | 3
+                if !path.is_empty() && (in_place || self.inodes[&all[&path]].kind == Kind::Dir) =>
+            {
+                self.rewrite(side, all[&path]);
+            }
             4 if !path.is_empty() => self.supplant(side, &path),
             5 if !path.is_empty() => self.move_away(side, &path, all[&path]),
             _ => self.appear(side),
@@ -51,24 +55,26 @@ impl Inner {
         let now = self.now();
         let name = CString::new(basename(path)).unwrap();
         let inode = self.inodes.get_mut(&dir).unwrap();
-        inode.mtime = now;
+        (inode.mtime, inode.ctime) = (now, now);
         inode.entries.insert(name, number);
         let inode = self.inodes.get_mut(&number).unwrap();
         inode.parent = dir;
+        inode.ctime = now;
         inode.nlink += 1;
         if side == Side::Source {
             self.watch.source_changed(path);
         }
     }
 
-    fn take_out(&mut self, side: Side, path: &str) {
+    pub(super) fn take_out(&mut self, side: Side, path: &str) {
         let dir = self.all_below(side.root())[parent(path)];
         let now = self.now();
         let name = CString::new(basename(path)).unwrap();
         let inode = self.inodes.get_mut(&dir).unwrap();
-        inode.mtime = now;
+        (inode.mtime, inode.ctime) = (now, now);
         let number = inode.entries.remove(&name).unwrap();
         self.forget_tree(number);
+        self.inodes.get_mut(&number).unwrap().ctime = now;
         self.watch.gone(side, path);
     }
 
@@ -97,7 +103,7 @@ impl Inner {
             Kind::Symlink => {}
             _ => inode.mode ^= 0o011,
         }
-        inode.mtime = now;
+        (inode.mtime, inode.ctime) = (now, now);
         if side == Side::Destination || inode.kind == Kind::Dir {
             return;
         }

@@ -66,6 +66,8 @@ struct Inode {
     gid: u32,
     nlink: u32,
     mtime: Time,
+    /// Moved by every change, and settable by nobody.
+    ctime: Time,
     /// Of a file its bytes, of a symlink its target.
     data: Vec<u8>,
     entries: BTreeMap<CString, u64>,
@@ -87,6 +89,7 @@ impl Inode {
             gid: 0,
             nlink: 0,
             mtime,
+            ctime: mtime,
             data: Vec::new(),
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
@@ -135,6 +138,8 @@ struct Inner {
     operations: usize,
     /// Grows with everything that is stamped.
     ticks: i64,
+    /// The clock stands still, as between two ticks.
+    is_frozen: bool,
     dead: bool,
     plan: Plan,
     rng: Rng,
@@ -230,6 +235,47 @@ impl World {
         let mut fork = Inner::with(inner.inodes.clone(), inner.next_inode);
         fork.ticks = inner.ticks;
         Self(Arc::new(Mutex::new(fork)))
+    }
+
+    /// Others make so many changes. In the destination they replace, move and remove, and rewrite nothing where it is.
+    pub(crate) fn change(&self, side: Side, changes: usize) {
+        let mut inner = self.lock();
+        for _ in 0..changes {
+            inner.change(side, side == Side::Source);
+        }
+    }
+
+    /// Writes other bytes into a file, and puts its mtime back.
+    pub(crate) fn forge(&self, side: Side, path: &str, data: &[u8]) {
+        let mut inner = self.lock();
+        let number = inner.all_below(side.root())[path];
+        let now = inner.now();
+        let inode = inner.inodes.get_mut(&number).unwrap();
+        inode.data = data.to_vec();
+        inode.ctime = now;
+    }
+
+    /// Exchanges two names.
+    pub(crate) fn swap(&self, side: Side, a: &str, b: &str) {
+        let mut inner = self.lock();
+        let all = inner.all_below(side.root());
+        for (path, number) in [(a, all[b]), (b, all[a])] {
+            let now = inner.now();
+            let dir = inner.inodes.get_mut(&all[watch::parent(path)]).unwrap();
+            (dir.mtime, dir.ctime) = (now, now);
+            let name = CString::new(watch::basename(path)).unwrap();
+            dir.entries.insert(name, number);
+        }
+    }
+
+    /// Removes a name.
+    pub(crate) fn take(&self, side: Side, path: &str) {
+        self.lock().take_out(side, path);
+    }
+
+    /// From now on the clock stands still, or goes on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        self.lock().is_frozen = is_frozen;
     }
 
     /// From now on this happens, and operations are counted from 0.
@@ -394,6 +440,7 @@ impl Inner {
             next_inode,
             operations: 0,
             ticks: 0,
+            is_frozen: false,
             dead: false,
             plan: Plan::default(),
             rng: Rng::new(0),
@@ -403,14 +450,15 @@ impl Inner {
     }
 
     fn now(&mut self) -> Time {
-        self.ticks += 1;
+        self.ticks += i64::from(!self.is_frozen);
         Time {
             sec: BEGIN_SEC + self.ticks,
             nsec: 1,
         }
     }
 
-    fn insert(&mut self, inode: Inode) -> u64 {
+    fn insert(&mut self, mut inode: Inode) -> u64 {
+        inode.ctime = self.now();
         let number = self.next_inode;
         self.next_inode += 1;
         self.inodes.insert(number, inode);
@@ -418,8 +466,10 @@ impl Inner {
     }
 
     fn attach(&mut self, dir: u64, name: CString, number: u64) {
+        let now = self.now();
         let inode = self.inodes.get_mut(&number).unwrap();
         inode.nlink += 1;
+        inode.ctime = now;
         inode.parent = dir;
         let dir = self.inodes.get_mut(&dir).unwrap();
         dir.entries.insert(name, number);
@@ -672,6 +722,8 @@ impl Inner {
             nlink: inode.nlink,
             size: inode.data.len() as u64,
             mtime: inode.mtime,
+            ctime: inode.ctime,
+            btime: Time::default(),
             ino: number,
             dev: side.dev(),
             rdev: inode.rdev,
@@ -832,7 +884,7 @@ impl Inner {
                 let number = self.number_of(&file);
                 let inode = self.inode(number)?;
                 inode.data.resize(usize::try_from(len).unwrap(), 0);
-                inode.mtime = now;
+                (inode.mtime, inode.ctime) = (now, now);
                 Ok(Reply::Done)
             }
             other => panic!("the engine does not use {:?}", other.kind()),
@@ -860,7 +912,7 @@ impl Inner {
         let (start, end) = (usize::try_from(offset).unwrap(), bytes.len());
         inode.data.resize(inode.data.len().max(start + end), 0);
         inode.data[start..start + end].copy_from_slice(bytes);
-        inode.mtime = now;
+        (inode.mtime, inode.ctime) = (now, now);
         Ok(())
     }
 
@@ -874,7 +926,7 @@ impl Inner {
         if dir.nlink == 0 {
             return Err(Errno::ENOENT);
         }
-        dir.mtime = now;
+        (dir.mtime, dir.ctime) = (now, now);
         Ok(dir)
     }
 
@@ -926,7 +978,10 @@ impl Inner {
             (true, true) if !inode.entries.is_empty() => return Err(Errno::ENOTEMPTY),
             _ => {}
         }
+        let now = self.now();
+        let inode = self.inode(number)?;
         inode.nlink -= 1;
+        inode.ctime = now;
         self.watch_removal(path, kind);
         self.dir_to_change(dir)?.entries.remove(&name);
         Ok(())
@@ -953,7 +1008,9 @@ impl Inner {
         self.watch_install(number, path);
         self.dir_to_change(from_dir)?.entries.remove(&from);
         self.dir_to_change(to_dir)?.entries.insert(to, number);
-        self.inode(number)?.parent = to_dir;
+        let now = self.now();
+        let inode = self.inode(number)?;
+        (inode.parent, inode.ctime) = (to_dir, now);
         Ok(())
     }
 
@@ -1100,8 +1157,11 @@ impl Inner {
             self.watch_change(side, kind, &path);
             self.inode(number)
         }) {
-            Ok(inode) => {
+            Ok(_) => {
+                let now = self.now();
+                let inode = self.inodes.get_mut(&number).unwrap();
                 set(inode);
+                inode.ctime = now;
                 true
             }
             Err(errno) => {

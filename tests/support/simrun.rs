@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use ringsync::error::{Class, Error, Side};
 use ringsync::io::EngineChoice;
+use ringsync::model::unchanged::Rows;
 use ringsync::model::{Item, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::{Delete, FsMaker, Job, Outcome, Roots, Run, Task, limits};
@@ -71,7 +72,15 @@ pub(crate) fn sync(world: &World, job: Job) -> Ended {
 
 /// The same, where somebody looks at each change or nobody does.
 pub(crate) fn sync_telling(world: &World, job: Job, wants_items: bool) -> Ended {
-    let run = Run::with_roots(job, roots(world));
+    execute(Run::with_roots(job, roots(world)), wants_items)
+}
+
+/// The same, with what earlier runs left.
+pub(crate) fn sync_remembering(world: &World, job: Job, rows: Arc<dyn Rows>) -> Ended {
+    execute(Run::with_roots(job, roots(world)).with_rows(rows), false)
+}
+
+fn execute(run: Run, wants_items: bool) -> Ended {
     let collect = Arc::new(Collect {
         wants_items,
         ..Collect::default()
