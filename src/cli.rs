@@ -189,8 +189,12 @@ pub struct MemoryArgs {
     /// `--incremental=verify-meta` compares everything once, and remembers it anew
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "skip")]
     pub incremental: Option<IncrementalArg>,
+    /// Compare everything, unless the last run with --resume or --incremental was interrupted or killed: then go on where it
+    /// stopped, and do not list the copies of directories that it had finished and that have not changed since
+    #[arg(long)]
+    pub resume: bool,
     /// Where to remember it [default: ringsync below XDG_STATE_HOME or ~/.local/state]; see `ringsync jobs`
-    #[arg(long, value_name = "DIR", requires = "incremental")]
+    #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 use ringsync::config::{Config, LogFormat, Memory};
+use ringsync::detect::mounts;
 use ringsync::io::probe;
 use ringsync::model::path::escape;
 use ringsync::monitor::listen::MetricsServer;
@@ -201,7 +202,8 @@ impl Session {
             exit::INTERRUPTED | exit::TIMEOUT | exit::FILE_IO => Ending::Interrupted,
             _ => Ending::Incomplete,
         };
-        state.finish(ending, self.config.job.fsync != Fsync::None)
+        // Flushing file by file leaves out repairs, and what others wrote.
+        state.finish(ending, self.config.job.fsync == Fsync::End)
     }
 
     /// The summary, in whatever form it is wanted.
@@ -282,7 +284,8 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
         dest: dest_path,
         options: memory.options.clone(),
     };
-    State::open(&memory.dir, &key, memory.purpose, dest)
+    let places = mounts::below(dest);
+    State::open(&memory.dir, &key, memory.purpose, memory.dry_run, places)
         .map_err(|message| refuse(exit::FILE_IO, message))
 }
 

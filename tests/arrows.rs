@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "session",
         &[
-            "config", "io", "model", "monitor", "report", "run", "state", "transfer",
+            "config", "detect", "io", "model", "monitor", "report", "run", "state", "transfer",
         ],
     ),
     (

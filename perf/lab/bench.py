@@ -155,7 +155,7 @@ class Bench:
             self.repeat(stage)
         finally:
             self.remove_dst(stage)
-            checked("rm", "-rf", "--one-file-system", str(stage.src))
+            checked("rm", "-rf", "--one-file-system", str(stage.src), f"{stage.src}.state")
 
     def tree_size(self, scenario):
         tree = scenario.tree
@@ -198,6 +198,9 @@ class Bench:
         scenario = stage.scenario
         if scenario.start == "fresh":
             self.remove_dst(stage)
+        if tool.prepare:
+            with LatencyMounts(self.args, stage) as (src, dst):
+                checked(*(self.filled(word, stage, src, dst) for word in tool.prepare))
         for side, change, percent in scenario.changes:
             self.floor("chtree", stage.src if side == "src" else stage.dst, change, percent, seed)
         if scenario.changes:
@@ -206,7 +209,7 @@ class Bench:
             drop_caches()
         wait_until_idle(self.args.settle)
         with LatencyMounts(self.args, stage) as (src, dst):
-            argv = [word.format(src=src, dst=dst) for word in tool.argv]
+            argv = [self.filled(word, stage, src, dst) for word in tool.argv]
             figures = {"scenario": scenario.name, "tool": tool.name, "medium": stage.medium, "rep": rep}
             figures |= run_timed(argv, self.args.timeout)
         figures |= {"files": stage.files, "bytes": stage.files * stage.size}
@@ -216,6 +219,10 @@ class Bench:
             # The next tool gets the same start.
             self.remove_dst(stage)
             self.floor("floor-copy", stage.src, stage.dst, "direct", self.args.threads)
+
+    @staticmethod
+    def filled(word, stage, src, dst):
+        return word.format(src=src, dst=dst, state=f"{stage.src}.state")
 
     def check(self, stage):
         """What the run left behind, in words: a fast wrong copy must not look like a good one. (wrong, words);

@@ -13,12 +13,13 @@ LATENCY_TTL_MS = 3000  # a mounted network filesystem is asked again for what is
 
 @dataclass
 class Tool:
-    """A row. `{src}` and `{dst}` in argv are filled in; argv[0] is looked up in PATH."""
+    """A row. `{src}`, `{dst}` and `{state}` (a directory of its own) in argv are filled in; argv[0] is looked up in PATH."""
 
     name: str
     argv: list
     floor: str = ""  # the row that is this row's floor
     reps_max: int = sys.maxsize  # runs that say enough of a tool that takes minutes
+    prepare: tuple = ()  # what is run before each run and its changes, and not timed
 
 
 @dataclass
@@ -56,6 +57,10 @@ def scenarios(ringsync, floors, threads, latency_ms):
 
     def ours(name, *options, floor=""):
         return Tool(name, [ringsync, "sync", "-q", *options, "{src}", "{dst}"], floor)
+
+    def incremental():
+        words = [ringsync, "sync", "-q", "--incremental", "--state", "{state}", "{src}", "{dst}"]
+        return Tool("ringsync --incremental", words, prepare=tuple(words))
 
     def scan(name, *options, floor="floor-scan"):
         return Tool(name, [ringsync, "scan", "-q", *options, "{src}"], floor)
@@ -123,6 +128,8 @@ def scenarios(ringsync, floors, threads, latency_ms):
 
     def slow_scenarios():
         """Each job with the source, the destination or both behind the latency filesystem."""
+        yield Scenario("slow-incremental", f"sync of equal trees that was done before, the destination {away}", ["tmpfs"],
+                       million, [ours("ringsync"), incremental()], "ringsync --incremental", slow=("dst",))
         waiting = rsync()  # for one answer at a time
         waiting.reps_max = 1
         away = f"{latency_ms:g} ms away"
@@ -172,6 +179,11 @@ def scenarios(ringsync, floors, threads, latency_ms):
                  [*noop, rsync(floor="floor-compare")], "ringsync"),
         Scenario("links", "first copy of a tree of hard links, 4 names each", ["ext4"],
                  Tree("links", 100_000, 10_000, 100, 8 * KIB), linked, "ringsync -H", start="fresh"),
+        Scenario("incremental", "sync of equal trees that was done before", ["tmpfs"], million,
+                 [ours("ringsync"), incremental(), rsync()], "ringsync --incremental"),
+        Scenario("incremental-changed", "the same, and 0.1 % of the files have other contents", ["tmpfs"], million,
+                 [ours("ringsync"), incremental(), rsync()], "ringsync --incremental",
+                 changes=(("src", "contents", 0.1),)),
         Scenario("noop-10m", "sync of equal trees of 10 M files", ["ext4"], Tree("small", 10_000_000, 200_000, 50),
                  [ours("ringsync")], "ringsync"),
         Scenario("cores", "a warm crawl on one core and on all", ["tmpfs"], million,

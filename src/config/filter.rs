@@ -42,6 +42,7 @@ pub(super) fn choose(
     let filter = filter(rules, select.delete_excluded, source, dest, &inputs)?;
     let selection = match &select.files_from {
         Some(file) => {
+            inputs.note(format!("files-from {}", rules.from0).as_bytes());
             let parse =
                 |contents: Vec<u8>| Selection::parse(&contents, rules.from0, select.recursive);
             let parsed = inputs.read(file.as_bytes()).and_then(parse);
@@ -77,17 +78,20 @@ fn filter(
         return Ok(None);
     }
     let cvsignore = std::env::var_os("CVSIGNORE").map(OsStringExt::into_vec);
-    inputs.note(format!("{given:?} {cvsignore:?}").as_bytes());
     let here = std::env::current_dir()
         .map_err(|error| format!("cannot tell the current directory: {error}"))?;
     let absolute = |root: &Path| path::resolve(bytes(here.as_os_str()), bytes(root.as_os_str()));
+    let settings = Settings {
+        nul_separated: rules.from0,
+        delete_excluded,
+    };
+    let (source, dest) = (absolute(source), absolute(dest));
+    let decided = format!("{given:?} {cvsignore:?} {settings:?} {source:?} {dest:?}");
+    inputs.note(decided.as_bytes());
     let around = Surroundings {
-        settings: Settings {
-            nul_separated: rules.from0,
-            delete_excluded,
-        },
-        source: &absolute(source),
-        dest: &absolute(dest),
+        settings,
+        source: &source,
+        dest: &dest,
         read: &mut |file| inputs.read(file),
         find: &mut |file| inputs.find(file),
         home: std::env::var_os("HOME").map(OsStringExt::into_vec),
@@ -142,6 +146,11 @@ struct Inputs {
 }
 
 impl Inputs {
+    fn note_file(&self, file: &[u8], contents: &[u8]) {
+        self.note(file);
+        self.note(contents);
+    }
+
     fn note(&self, contents: &[u8]) {
         let mut digest = self.digest.borrow_mut();
         digest.update(&(contents.len() as u64).to_le_bytes());
@@ -169,7 +178,7 @@ impl Inputs {
                 .map_err(|error| format!("cannot read standard input: {error}"))?;
             contents
         };
-        self.note(&contents);
+        self.note_file(file, &contents);
         Ok(contents)
     }
 
@@ -178,7 +187,7 @@ impl Inputs {
     fn find(&self, file: &[u8]) -> Result<Option<Vec<u8>>, String> {
         match fs::read(OsStr::from_bytes(file)) {
             Ok(contents) => {
-                self.note(&contents);
+                self.note_file(file, &contents);
                 Ok(Some(contents))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

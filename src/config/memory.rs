@@ -15,6 +15,8 @@ use crate::state::Use;
 pub struct Memory {
     pub dir: PathBuf,
     pub purpose: Use,
+    /// What is remembered is read, and nothing written.
+    pub dry_run: bool,
     /// What has a say in what the destination holds afterwards: in words, and a digest of it all.
     pub options: String,
 }
@@ -31,31 +33,44 @@ impl Memory {
         job: &Job,
         rules: u64,
     ) -> Result<Option<Self>, String> {
-        let Some(mode) = args.incremental else {
-            return Ok(None);
+        let purpose = match (args.incremental, args.resume) {
+            (Some(IncrementalArg::Skip), _) => Use::Skip,
+            (Some(IncrementalArg::VerifyMeta), false) => Use::Verify,
+            (Some(IncrementalArg::VerifyMeta), true) => {
+                return Err(String::from(
+                    "--incremental=verify-meta compares everything, and --resume does not: leave one of them out",
+                ));
+            }
+            (None, true) => Use::Resume,
+            (None, false) if args.state.is_some() => {
+                return Err(String::from("--state goes with --incremental or --resume"));
+            }
+            (None, false) => return Ok(None),
+        };
+        let option = if args.resume {
+            "--resume"
+        } else {
+            "--incremental"
         };
         if job.delete == Delete::After {
-            return Err(String::from(
-                "--incremental goes with --delete: --delete-after has to list every directory once more",
+            return Err(format!(
+                "{option} goes with --delete: --delete-after has to list every directory once more"
             ));
         }
         if compare.ignore_times {
-            return Err(String::from(
-                "--incremental passes over what is unchanged, and --ignore-times copies it: leave one of them out",
+            return Err(format!(
+                "{option} passes over what is unchanged, and --ignore-times copies it: leave one of them out"
             ));
         }
         if compare.no_times {
-            return Err(String::from(
-                "--incremental needs times: by them it sees that a directory of DST was touched; leave --no-times out",
+            return Err(format!(
+                "{option} needs times: by them it sees that a directory of DST was touched; leave --no-times out"
             ));
         }
         Ok(Some(Self {
             dir: state_dir(args.state.clone())?,
-            purpose: match mode {
-                _ if job.dry_run => Use::DryRun,
-                IncrementalArg::Skip => Use::Skip,
-                IncrementalArg::VerifyMeta => Use::Verify,
-            },
+            purpose,
+            dry_run: job.dry_run,
             options: options(compare, select, job, rules),
         }))
     }

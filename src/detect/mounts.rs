@@ -106,6 +106,18 @@ pub fn of_path(path: &Path) -> Option<Mount> {
     find(&mounts, None, &existing)
 }
 
+/// A directory, and what is mounted below it: each filesystem that a tree is on, and some more than once.
+#[must_use]
+pub fn below(dir: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = parse_mountinfo(&String::from_utf8_lossy(&text));
+    let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let points = mounts.into_iter().map(|mount| mount.point);
+    let mut all = vec![real.clone()];
+    all.extend(points.filter(|point| *point != real && point.starts_with(&real)));
+    all
+}
+
 /// The mount that a path is on: by its id where the kernel tells it, else the last one above the path.
 #[must_use]
 pub fn find(mounts: &[Mount], id: Option<u64>, path: &Path) -> Option<Mount> {

@@ -108,6 +108,8 @@ fn digest<const TIMES: usize>(ino: u64, times: [Time; TIMES]) -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     sum: u128,
+    /// Of the names alone.
+    names: u64,
     /// The latest ctime among them.
     newest: Time,
     /// Something about an entry is not known, or is not all that there is to know.
@@ -115,15 +117,6 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Starts with the rules that hold in the directory: under other rules, other entries take part.
-    #[must_use]
-    pub fn under(rules: u64) -> Self {
-        Self {
-            sum: u128::from(rules),
-            ..Self::default()
-        }
-    }
-
     /// Adds an entry. Of a directory only what it is: what is in it, and how it looks, is its own row's to say.
     ///
     /// `carry_links`: names of one inode belong together, and those elsewhere are not seen from here.
@@ -155,22 +148,32 @@ impl Contents {
         for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
             to.copy_from_slice(&field.to_le_bytes());
         }
-        let seed = xxh3_64_with_seed(name, 0);
-        // A sum, so that the order does not matter, nor who adds what.
+        let seed = name_digest(name);
+        // Sums, so that the order does not matter, nor who adds what.
+        self.names = self.names.wrapping_add(seed);
         self.sum = self.sum.wrapping_add(xxh3_128_with_seed(&bytes, seed));
     }
 
     /// Takes in the entries that another one has counted.
     pub fn merge(&mut self, other: &Self) {
         self.sum = self.sum.wrapping_add(other.sum);
+        self.names = self.names.wrapping_add(other.names);
         self.newest = self.newest.max(other.newest);
         self.has_doubt |= other.has_doubt;
     }
 
-    /// The digest, unless there is doubt about an entry.
+    /// The digest, unless there is doubt about an entry. `rules`: a digest of those that hold in the directory; under other
+    /// rules, other entries take part.
     #[must_use]
-    pub fn digest(&self) -> Option<u128> {
-        (!self.has_doubt).then_some(self.sum)
+    pub fn digest(&self, rules: u64) -> Option<u128> {
+        let digest = self.sum.wrapping_add(u128::from(rules));
+        (!self.has_doubt).then_some(digest)
+    }
+
+    /// The sum of [`name_digest`] over all names.
+    #[must_use]
+    pub fn names(&self) -> u64 {
+        self.names
     }
 
     /// The latest ctime of the entries that are not directories; 1970 without any.
@@ -178,6 +181,12 @@ impl Contents {
     pub fn newest(&self) -> Time {
         self.newest
     }
+}
+
+/// Stands for one name of a directory.
+#[must_use]
+pub fn name_digest(name: &[u8]) -> u64 {
+    xxh3_64_with_seed(name, 0)
 }
 
 /// Whether a change made after the moment `clock` (by the clock of the filesystem) is sure to get a later ctime than
@@ -203,6 +212,8 @@ pub struct Found {
     pub source: u64,
     /// Absent when it cannot be relied upon.
     pub contents: Option<u128>,
+    /// As [`Contents::names`].
+    pub names: u64,
     /// It was taken for unchanged; its row stays.
     pub is_unchanged: bool,
     /// The keys of its subdirectories, the low halves, sorted. Those with other keys have vanished.
@@ -239,6 +250,12 @@ mod tests {
     use super::*;
     use crate::model::Listing;
 
+    impl Contents {
+        fn plain(&self) -> Option<u128> {
+            self.digest(0)
+        }
+    }
+
     fn time(sec: i64, nsec: u32) -> Time {
         Time { sec, nsec }
     }
@@ -263,7 +280,7 @@ mod tests {
 
     fn contents(entries: &[(&std::ffi::CStr, Meta)]) -> Contents {
         let mut listing = Listing::default();
-        let mut all = Contents::under(0);
+        let mut all = Contents::default();
         for (name, meta) in entries {
             listing.push(name, meta.ino, None);
             let at = listing.len() - 1;
@@ -306,7 +323,7 @@ mod tests {
 
     #[test]
     fn every_fact_of_a_file_counts_and_of_a_directory_only_what_it_is() {
-        let base = contents(&[(c"a", file())]).digest();
+        let base = contents(&[(c"a", file())]).plain();
         let changes: [fn(&mut Meta); 7] = [
             |meta| meta.mode = 0o600,
             |meta| meta.size += 1,
@@ -319,9 +336,9 @@ mod tests {
         for change in changes {
             let mut meta = file();
             change(&mut meta);
-            assert_ne!(contents(&[(c"a", meta)]).digest(), base, "{meta:?}");
+            assert_ne!(contents(&[(c"a", meta)]).plain(), base, "{meta:?}");
         }
-        assert_ne!(contents(&[(c"b", file())]).digest(), base);
+        assert_ne!(contents(&[(c"b", file())]).plain(), base);
         let dir = Meta {
             kind: Kind::Dir,
             ..file()
@@ -332,7 +349,7 @@ mod tests {
         (later.mtime.sec, later.ctime.sec, later.size, later.nlink) = (900, 900, 99, 9);
         assert_eq!(contents(&[(c"a", later)]), base);
         later.ino += 1;
-        assert_ne!(contents(&[(c"a", later)]).digest(), base.digest());
+        assert_ne!(contents(&[(c"a", later)]).plain(), base.plain());
     }
 
     #[test]
@@ -344,20 +361,20 @@ mod tests {
         parts.merge(&contents(&[(c"a", file())]));
         assert_eq!(parts, whole);
         assert_ne!(contents(&[(c"b", file()), (c"a", other)]), whole, "swapped");
-        assert_ne!(Contents::under(1).digest(), Contents::under(2).digest());
+        assert_ne!(whole.digest(1), whole.digest(2));
     }
 
     #[test]
     fn what_is_not_known_and_names_of_one_inode_leave_doubt() {
         let linked = Meta { nlink: 2, ..file() };
-        assert_eq!(contents(&[(c"a", linked)]).digest(), None);
+        assert_eq!(contents(&[(c"a", linked)]).plain(), None);
         let mut listing = Listing::default();
         listing.push(c"a", 1, Some(Kind::File));
         for state in [State::Named, State::Failed(5), State::Ignored] {
             listing.entries[0].state = state;
             let mut all = Contents::default();
             all.add(b"a", &listing.entries[0], false);
-            assert_eq!(all.digest(), None, "{state:?}");
+            assert_eq!(all.plain(), None, "{state:?}");
         }
     }
 

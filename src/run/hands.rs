@@ -15,7 +15,7 @@ use super::backup::BackupOptions;
 use super::links::LinkTable;
 use super::work::Work;
 use crate::error::{Cause, Error, Side};
-use crate::io::{Handle, Op, Reply, Target};
+use crate::io::Handle;
 use crate::model::{Carried, Ids, Item, Kind, Meta, What};
 use crate::shard::{Child, Dirs, Hands, Job, Node, Plan, Presence, Shard, Step, Task, node, skip};
 use crate::throttle::Budget;
@@ -256,8 +256,8 @@ impl LaneHands {
         }
     }
 
-    /// Gives a directory its attributes. Returns how the copy looks, when nobody else can have changed it since it was
-    /// listed without showing there: it was left as it was, or made by this run.
+    /// Gives a directory its attributes. Returns how the copy looks, unless this run has changed names in what was there before:
+    /// who else did so meanwhile would not show.
     async fn finish_synced(&self, shard: &Rc<Shard>, node: &Arc<Node>) -> Option<Meta> {
         if self.options.dry_run || node.presence == Presence::Absent {
             return None;
@@ -319,25 +319,15 @@ impl LaneHands {
         if !made || shard.shared.options.rows.is_none() {
             return None;
         }
-        let target = Target::Open(dir);
-        match shard.dest.start(Op::Stat { target }).await {
-            Ok(Reply::Meta(now)) => Some(now),
-            _ => None,
-        }
+        skip::look_again(shard, node, &dir).await
     }
 
     /// Everything in the directory is gone, unless something had to stay.
     async fn finish_removed(&self, shard: &Rc<Shard>, node: &Arc<Node>) {
         let Some(parent) = node.parent() else { return };
         self.finish_backup(shard, node).await;
-        if node.has_failed() {
-            // What had to stay is to be looked at again.
-            parent.fail();
-        }
-        if node.is_kept() {
-            return parent.keep();
-        }
-        if !self.may_delete() {
+        if node.is_kept() || !self.may_delete() {
+            // Nobody comes back to it but by way of its parent.
             parent.fail();
             return parent.keep();
         }

@@ -91,6 +91,9 @@ pub(super) async fn split(
     if let Some(seen) = collect(shard, &parts).await {
         is_unchanged = skip::judge(shard, &splitter.dirs, since, seen, hope.as_ref());
     }
+    if is_unchanged {
+        skip::count_dir(shard, &splitter.dirs.node);
+    }
     let mut is_open = true;
     if hope.is_some() && !is_unchanged {
         let opened = traverser::open_dest_late(shard, &mut splitter.dirs).await;
@@ -271,7 +274,7 @@ async fn work(shard: Rc<Shard>, mut dirs: Dirs, inbox: Receiver<PartMessage>) {
             } => {
                 part.dest_complete = complete;
                 if is_unchanged {
-                    skip::count(&shard, &dirs.node, part.source_len());
+                    skip::count_entries(&shard, part.source_len());
                     part.set_unchanged();
                 }
                 break;

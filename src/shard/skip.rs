@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::batch::read_batch;
 use super::{Dirs, Mode, Node, Shard, node};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply, Target};
 use crate::model::unchanged::{
-    Contents, Found, Note, Now, Row, Verdict, dest_digest, is_settled, source_digest,
+    Contents, Found, Note, Now, Row, Verdict, dest_digest, is_settled, name_digest, source_digest,
 };
 use crate::model::{Meta, Time};
 
@@ -90,8 +91,7 @@ pub(super) fn still_hopes(node: &Node, row: &Row) -> bool {
 pub(super) fn contents(shard: &Shard, node: &Node) -> Option<Contents> {
     let options = &shard.shared.options;
     let wanted = options.rows.is_some() && options.mode == Mode::Sync && node.reach.is_whole();
-    let rules = || node.scope().map_or(0, |scope| scope.digest());
-    wanted.then(|| Contents::under(rules()))
+    wanted.then(Contents::default)
 }
 
 /// What is known of a source directory when it has been listed.
@@ -122,12 +122,13 @@ pub(super) fn judge(
     let Some((source, dir)) = dirs.node.meta(Side::Source).zip(dirs.source.as_ref()) else {
         return false;
     };
-    let digest = source_digest(source);
+    let rules = dirs.node.scope().map_or(0, |scope| scope.digest());
+    let (digest, contents) = (source_digest(source), seen.contents.digest(rules));
     let is_unchanged = row.is_some_and(|row| {
         let now = Now {
             source: digest,
             dest: dirs.node.meta(Side::Destination).map(dest_digest),
-            contents: seen.contents.digest(),
+            contents,
         };
         row.judge(&now) == Verdict::Unchanged
     });
@@ -137,7 +138,8 @@ pub(super) fn judge(
     subdirs.sort_unstable();
     dirs.node.set_found(Found {
         source: digest,
-        contents: seen.contents.digest().filter(|_| settled),
+        contents: contents.filter(|_| settled),
+        names: seen.contents.names(),
         is_unchanged,
         subdirs: subdirs.into(),
     });
@@ -152,14 +154,43 @@ fn clock(shard: &Shard, dir: &Handle, at: Time, newest: Time) -> Time {
     }
 }
 
-/// Counts a directory that is taken for unchanged, with so many entries.
-pub(super) fn count(shard: &Shard, node: &Node, entries: usize) {
+/// Counts a directory that is taken for unchanged.
+pub(super) fn count_dir(shard: &Shard, node: &Node) {
     /// To open it, to list it, to see that the list has ended; less the look from outside.
     const CALLS_SAVED: u64 = 3 - 1;
     let tally = shard.tally();
     tally.dirs_unchanged.add(1);
-    tally.calls_saved.add(entries as u64 + CALLS_SAVED);
+    tally.calls_saved.add(CALLS_SAVED);
     tally.entries_equal.add(u64::from(node.depth() > 0));
+}
+
+/// Counts the entries of one: nobody looks at their copies.
+pub(super) fn count_entries(shard: &Shard, entries: usize) {
+    shard.tally().calls_saved.add(entries as u64);
+}
+
+/// How the copy of a directory that this run made looks now; nothing when it has other names than the source, for somebody else
+/// was at work there. A change after this look shows in the copy's times.
+pub async fn look_again(shard: &Shard, node: &Node, dir: &Handle) -> Option<Meta> {
+    let found = node.found()?;
+    let target = Target::Open(dir.clone());
+    let Ok(Reply::Meta(now)) = shard.dest.start(Op::Stat { target }).await else {
+        return None;
+    };
+    let (mut names, mut listing) = (0_u64, shard.take_listing());
+    loop {
+        let (read, more) = read_batch(&shard.dest, dir, listing).await.ok()?;
+        listing = read;
+        for entry in &listing.entries {
+            names = names.wrapping_add(name_digest(listing.name_bytes(entry)));
+        }
+        listing.clear();
+        if !more {
+            break;
+        }
+    }
+    shard.keep_listing(listing);
+    (names == found.names).then_some(now)
 }
 
 /// Tells of a directory that is finished. `dest`: how its copy looks now, when nobody else can have changed it unseen.

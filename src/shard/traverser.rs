@@ -175,7 +175,8 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
     let is_unchanged =
         seen.is_some_and(|seen| skip::judge(shard, &dirs, since, seen, hope.as_ref()));
     if is_unchanged {
-        skip::count(shard, node, part.source_len());
+        skip::count_dir(shard, node);
+        skip::count_entries(shard, part.source_len());
         part.set_unchanged();
     } else if hope.is_some() {
         let Some(dest) = open_dest_late(shard, &mut dirs).await else {

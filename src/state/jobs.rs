@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, DatabaseError, ReadableTable, ReadableTableMetadata, Table};
+use redb::{Database, ReadableTable, ReadableTableMetadata, Table};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lock::Lock;
@@ -115,11 +115,8 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, String> {
 
 fn read(path: &Path) -> Result<JobInfo, String> {
     let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    // Opening one that is not there would make it; one that is in use refuses.
-    let db = Database::open(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => String::from("a run is under way"),
-        error => format!("cannot be used: {error}"),
-    })?;
+    let _lock = Lock::take(&path.with_extension("lock"))?;
+    let db = Database::open(path).map_err(|error| format!("cannot be used: {error}"))?;
     facts(&db, bytes).map_err(|error| format!("cannot be used: {error}"))
 }
 

@@ -2,7 +2,7 @@
 //! error. Rows are read where directories are visited, and written by one thread.
 //!
 //! A row may be older than what it speaks of, never newer: it is written when the directory is finished, and what comes later
-//! changes times that it holds. It says that data was written, not that it reached the disk; what that means is in [`runs`].
+//! changes times that it holds, or is not seen by design (a copy's contents). It says that data was written, not that it reached the disk; what that means is in [`runs`].
 
 pub mod jobs;
 mod lock;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use futures_util::future::BoxFuture;
-use redb::{Database, ReadOnlyTable, TableDefinition};
+use redb::{Database, TableDefinition};
 
 use crate::model::unchanged::{Key, Note, Row, Rows};
 pub use jobs::JobKey;
@@ -80,16 +80,14 @@ impl fmt::Display for StoreError {
 pub enum Use {
     /// Directories may be taken for unchanged, and rows are written.
     Skip,
+    /// The same for directories that were finished by runs that did not come to their end.
+    Resume,
     /// Everything is compared, and rows are written.
     Verify,
-    /// Directories may be taken for unchanged, and nothing is written.
-    DryRun,
 }
 
 /// The state of one job, for one run of it.
 pub struct State {
-    rows: ReadOnlyTable<u128, RowBytes>,
-    purpose: Use,
     runs: Runs,
     notes: async_channel::Sender<Note>,
     /// Absent in a dry run.
@@ -104,8 +102,8 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the state of a job in a directory, makes both when they are missing, and begins a run. `dest`: the root of the
-    /// destination, whose filesystem is flushed when earlier runs did not. A dry run makes nothing, and gets nothing when
+    /// Opens the state of a job in a directory, makes both when they are missing, and begins a run. `places`: each
+    /// filesystem of the destination, to be flushed when earlier runs did not. A dry run makes nothing, and gets nothing when
     /// there is nothing.
     ///
     /// # Errors
@@ -115,10 +113,11 @@ impl State {
         dir: &Path,
         job: &JobKey,
         purpose: Use,
-        dest: &Path,
+        dry_run: bool,
+        places: Vec<PathBuf>,
     ) -> Result<Option<Self>, String> {
         let path = job.file_in(dir, "redb");
-        if purpose == Use::DryRun && !path.exists() {
+        if dry_run && !path.exists() {
             return Ok(None);
         }
         let shown = dir.display();
@@ -127,24 +126,23 @@ impl State {
         let lock = Lock::take(&job.file_in(dir, "lock"))?;
         let refuse = |error: StoreError| damaged(&path, &job.id(), &error);
         let db = open_database(&path).map_err(refuse)?;
-        let (rows, runs) = begin(&db, job, purpose).map_err(refuse)??;
+        let runs = begin(&db, job, purpose, dry_run).map_err(refuse)??;
         let db = Arc::new(db);
         let (notes, inbox) = async_channel::bounded(NOTES_MAX);
-        let writer = writer::Writer {
-            db: db.clone(),
-            runs: runs.clone(),
-            dest: dest.to_owned(),
-        };
-        let writer = if purpose == Use::DryRun {
+        let thread = || std::thread::Builder::new().name(String::from("state"));
+        let cannot = |error| format!("cannot start a thread for the state: {error}");
+        let writer = if dry_run {
             None
         } else {
-            let thread = std::thread::Builder::new().name(String::from("state"));
-            let started = thread.spawn(move || writer.write_all(&inbox));
-            Some(started.map_err(|error| format!("cannot start a thread for the state: {error}"))?)
+            // A flush can take minutes. Nobody waits for it: what it has not told when the run ends, the next run's will.
+            let of_flush = runs.clone();
+            let flush = thread().spawn(move || of_flush.flush(&places));
+            drop(flush.map_err(cannot)?);
+            let of_writer = db.clone();
+            let started = thread().spawn(move || writer::write_all(&of_writer, &inbox));
+            Some(started.map_err(cannot)?)
         };
         Ok(Some(Self {
-            rows,
-            purpose,
             runs,
             notes,
             writer: Mutex::new(writer),
@@ -169,16 +167,18 @@ impl State {
         };
         let writer = self.writer.lock();
         let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
-        let written = match writer.map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(Ok(()))) => self.runs.end(&self.db, ending, flushed),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(_)) => return Err(String::from("the thread that writes the state panicked")),
+        let Some(writer) = writer else {
+            return Ok(());
         };
+        let Ok(written) = writer.join() else {
+            return Err(String::from("the thread that writes the state panicked"));
+        };
+        // Also when rows are missing: none that is there is wrong.
+        let ended = self.runs.end(&self.db, ending, flushed);
         let say = |what: &str, error: &StoreError| {
             format!("cannot {what} the state '{}': {error}", self.path.display())
         };
-        match (written, self.failure.get()) {
+        match (written.and(ended), self.failure.get()) {
             (Err(error), _) => Err(say("write", &error)),
             (Ok(()), Some(error)) => Err(say("read", error)),
             (Ok(()), None) => Ok(()),
@@ -186,19 +186,24 @@ impl State {
     }
 }
 
+impl State {
+    /// A reader of its own each time: one that stays would keep all pages that are replaced meanwhile.
+    fn look_up(&self, key: Key) -> Result<Option<Row>, StoreError> {
+        let rows = self.db.begin_read()?.open_table(ROWS)?;
+        Ok(rows.get(key.0)?.map(|bytes| decode(&bytes.value())))
+    }
+}
+
 impl Rows for State {
     fn row(&self, key: Key) -> Option<Row> {
-        if self.purpose == Use::Verify || self.failure.get().is_some() {
+        if self.failure.get().is_some() {
             return None;
         }
-        match self.rows.get(key.0) {
-            Ok(found) => {
-                let row = decode(&found?.value());
-                self.runs.may_rely_on(row.run).then_some(row)
-            }
+        match self.look_up(key) {
+            Ok(row) => row.filter(|row| self.runs.may_rely_on(row.run)),
             Err(error) => {
                 // From now on everything is compared.
-                let _ = self.failure.set(error.into());
+                let _ = self.failure.set(error);
                 None
             }
         }
@@ -249,12 +254,12 @@ fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
 }
 
 /// Checks whose state this is, and begins a run. The inner error says that the file is not this job's.
-#[allow(clippy::type_complexity)] // Each layer is handled where it is met.
 fn begin(
     db: &Database,
     job: &JobKey,
     purpose: Use,
-) -> Result<Result<(ReadOnlyTable<u128, RowBytes>, Runs), String>, StoreError> {
+    dry_run: bool,
+) -> Result<Result<Runs, String>, StoreError> {
     let txn = db.begin_write()?;
     let owner = {
         let mut facts = txn.open_table(FACTS)?;
@@ -264,8 +269,7 @@ fn begin(
     if let Err(message) = owner {
         return Ok(Err(message));
     }
-    let runs = Runs::begin(&txn, purpose != Use::DryRun)?;
+    let runs = Runs::begin(&txn, purpose, !dry_run)?;
     txn.commit()?;
-    let rows = db.begin_read()?.open_table(ROWS)?;
-    Ok(Ok((rows, runs)))
+    Ok(Ok(runs))
 }

@@ -4,14 +4,15 @@
 //! need not show it. So rows count as long as the machine that wrote them has not started anew, and for good once the
 //! destination was flushed: by `--fsync` in the run itself, or when the next run begins.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use super::{StoreError, Use};
 
 /// By run; each a [`RunRecord`] in JSON.
 pub(super) const RUNS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("runs");
@@ -44,6 +45,8 @@ pub struct RunRecord {
     boot: String,
     /// The destination was flushed since.
     flushed: bool,
+    /// Rows of runs before this one say nothing any more, for what they speak of may be in work.
+    oldest: u32,
 }
 
 /// The runs of a job, seen from the one under way.
@@ -53,37 +56,53 @@ pub(super) struct Runs {
     record: RunRecord,
     /// Runs whose rows may speak of data that was lost.
     doubtful: Arc<[u32]>,
-    /// Those that a flush now makes sure.
+    /// Those of which a flush tells whether it was.
     unflushed: Arc<[u32]>,
-    /// Whether that flush was done.
-    flushed: Arc<OnceLock<()>>,
+    /// How that flush went, when it is over.
+    is_flushed: Arc<OnceLock<bool>>,
 }
 
 impl Runs {
     /// `is_told`: the run gets a record.
-    pub(super) fn begin(txn: &WriteTransaction, is_told: bool) -> Result<Self, StoreError> {
+    pub(super) fn begin(
+        txn: &WriteTransaction,
+        purpose: Use,
+        is_told: bool,
+    ) -> Result<Self, StoreError> {
         let boot = boot_id();
         let mut table = txn.open_table(RUNS)?;
-        let (mut doubtful, mut unflushed, mut last) = (Vec::new(), Vec::new(), 0);
+        let (mut doubtful, mut unflushed) = (Vec::new(), Vec::new());
+        let (mut last, mut last_ended, mut oldest) = (0, 0, 0);
         for entry in table.iter()? {
             let (run, bytes) = entry?;
             last = run.value();
-            let record = parse(bytes.value());
-            match record {
-                Some(record) if record.ending == Ending::Void => doubtful.push(last),
-                Some(record) if record.flushed => {}
-                Some(record) if record.boot == boot => unflushed.push(last),
-                _ => doubtful.push(last),
+            let Some(record) = parse(bytes.value()) else {
+                doubtful.push(last);
+                continue;
+            };
+            oldest = record.oldest;
+            if matches!(record.ending, Ending::Complete | Ending::Incomplete) {
+                last_ended = last;
+            }
+            if record.ending == Ending::Void || (record.boot != boot && !record.flushed) {
+                doubtful.push(last);
+            } else if !record.flushed {
+                unflushed.push(last);
             }
         }
+        let current = last + 1;
         let record = RunRecord {
             began: now(),
             ended: None,
             ending: Ending::Open,
             boot,
             flushed: false,
+            oldest: match purpose {
+                Use::Skip => oldest,
+                Use::Resume => oldest.max(last_ended + 1),
+                Use::Verify => current,
+            },
         };
-        let current = last + 1;
         if is_told {
             put(&mut table, current, &record)?;
         }
@@ -92,7 +111,7 @@ impl Runs {
             record,
             doubtful: doubtful.into(),
             unflushed: unflushed.into(),
-            flushed: Arc::default(),
+            is_flushed: Arc::default(),
         })
     }
 
@@ -100,18 +119,28 @@ impl Runs {
         self.current
     }
 
+    /// Whether the rows of a run are sure to be true.
     pub(super) fn may_rely_on(&self, run: u32) -> bool {
-        !self.doubtful.contains(&run)
+        let is_lost = || self.is_flushed.get() == Some(&false) && self.unflushed.contains(&run);
+        run >= self.record.oldest && !self.doubtful.contains(&run) && !is_lost()
     }
 
-    /// Whether earlier runs would profit from a flush of the destination.
-    pub(super) fn wants_flush(&self) -> bool {
-        !self.unflushed.is_empty()
-    }
-
-    /// The destination was flushed, so what earlier runs wrote is sure.
-    pub(super) fn note_flush(&self) {
-        let _ = self.flushed.set(());
+    /// Flushes these filesystems of the destination, if earlier runs would profit from it.
+    pub(super) fn flush(&self, places: &[PathBuf]) {
+        if self.unflushed.is_empty() {
+            return;
+        }
+        for place in places {
+            let Ok(root) = File::open(place) else {
+                // What cannot be opened cannot be flushed, and nobody knows how it stands.
+                return;
+            };
+            if nix::unistd::syncfs(root).is_err() {
+                let _ = self.is_flushed.set(false);
+                return;
+            }
+        }
+        let _ = self.is_flushed.set(true);
     }
 
     pub(super) fn end(
@@ -126,24 +155,20 @@ impl Runs {
             let record = RunRecord {
                 ended: Some(now()),
                 ending,
-                flushed,
+                flushed: flushed && ending != Ending::Void,
                 ..self.record.clone()
             };
             put(&mut table, self.current, &record)?;
-            if self.flushed.get().is_some() {
-                for run in self.unflushed.iter() {
-                    let record = table.get(run)?.and_then(|bytes| parse(bytes.value()));
-                    if let Some(record) = record {
-                        put(
-                            &mut table,
-                            *run,
-                            &RunRecord {
-                                flushed: true,
-                                ..record
-                            },
-                        )?;
-                    }
+            for run in self.unflushed.iter() {
+                let record = table.get(run)?.and_then(|bytes| parse(bytes.value()));
+                let (Some(mut record), Some(is_flushed)) = (record, self.is_flushed.get()) else {
+                    continue;
+                };
+                record.flushed = *is_flushed;
+                if !is_flushed {
+                    record.ending = Ending::Void;
                 }
+                put(&mut table, *run, &record)?;
             }
         }
         txn.commit()?;
@@ -165,9 +190,9 @@ fn put(
 ) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec(record).unwrap_or_default();
     table.insert(run, bytes.as_slice())?;
-    // Records of older runs are of no use, but for those whose rows are not to be relied upon.
-    let oldest = run.saturating_sub(KEPT_MAX);
-    table.retain_in(..oldest, |_, bytes| {
+    // Older ones are of no use, but for those that say what is not to be relied upon.
+    let kept_from = run.saturating_sub(KEPT_MAX);
+    table.retain_in(..kept_from, |_, bytes| {
         parse(bytes).is_none_or(|record| !record.flushed)
     })?;
     Ok(())

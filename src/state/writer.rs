@@ -1,15 +1,11 @@
 //! The thread that writes rows, off the data path.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, TryRecvError};
 use redb::{Database, ReadableTable, Table};
 
-use super::runs::Runs;
-use super::{ROWS, RowBytes, StoreError, decode, encode};
+use super::{ROWS, RowBytes, StoreError, encode};
 use crate::model::unchanged::{Key, Note};
 
 /// How much of a run may be lost when it is killed, and be compared again by the next one.
@@ -17,81 +13,49 @@ const COMMIT_EVERY: Duration = Duration::from_secs(2);
 /// While nothing comes and something waits to be committed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) struct Writer {
-    pub(super) db: Arc<Database>,
-    pub(super) runs: Runs,
-    /// The root of the destination.
-    pub(super) dest: PathBuf,
+/// Writes notes until nobody will send any more.
+pub(super) fn write_all(db: &Database, inbox: &Receiver<Note>) -> Result<(), StoreError> {
+    let outcome = write_batches(db, inbox);
+    if outcome.is_err() {
+        // Who has something to tell must not wait for ever.
+        inbox.close();
+    }
+    outcome
 }
 
-impl Writer {
-    /// Writes notes until nobody will send any more.
-    pub(super) fn write_all(&self, inbox: &Receiver<Note>) -> Result<(), StoreError> {
-        self.flush_earlier();
-        let outcome = self.write_batches(inbox);
-        if outcome.is_err() {
-            // Who has something to tell must not wait for ever.
-            inbox.close();
-        }
-        outcome
-    }
-
-    /// What earlier runs wrote on the destination gets to its disk, when the machine has not started anew since.
-    fn flush_earlier(&self) {
-        if self.runs.wants_flush()
-            && let Ok(root) = File::open(&self.dest)
-            && nix::unistd::syncfs(root).is_ok()
+fn write_batches(db: &Database, inbox: &Receiver<Note>) -> Result<(), StoreError> {
+    while let Ok(first) = inbox.recv_blocking() {
+        let began = Instant::now();
+        let txn = db.begin_write()?;
         {
-            self.runs.note_flush();
-        }
-    }
-
-    fn write_batches(&self, inbox: &Receiver<Note>) -> Result<(), StoreError> {
-        while let Ok(first) = inbox.recv_blocking() {
-            let began = Instant::now();
-            let txn = self.db.begin_write()?;
-            {
-                let mut rows = txn.open_table(ROWS)?;
-                self.write(&mut rows, &first)?;
-                while began.elapsed() < COMMIT_EVERY {
-                    match inbox.try_recv() {
-                        Ok(note) => self.write(&mut rows, &note)?,
-                        Err(TryRecvError::Empty) => std::thread::sleep(LOOK_EVERY),
-                        Err(TryRecvError::Closed) => break,
-                    }
+            let mut rows = txn.open_table(ROWS)?;
+            write(&mut rows, &first)?;
+            while began.elapsed() < COMMIT_EVERY {
+                match inbox.try_recv() {
+                    Ok(note) => write(&mut rows, &note)?,
+                    Err(TryRecvError::Empty) => std::thread::sleep(LOOK_EVERY),
+                    Err(TryRecvError::Closed) => break,
                 }
             }
-            txn.commit()?;
         }
-        Ok(())
+        txn.commit()?;
     }
+    Ok(())
+}
 
-    fn write(&self, rows: &mut Table<'_, u128, RowBytes>, note: &Note) -> Result<(), StoreError> {
-        let key = note.key.0;
-        match &note.row {
-            Some(row) => {
-                let old = rows.get(key)?.map(|bytes| decode(&bytes.value()));
-                // One that says the same, and is sure, need not be written again.
-                let same = |old: &crate::model::unchanged::Row| {
-                    self.runs.may_rely_on(old.run)
-                        && *old
-                            == super::Row {
-                                run: old.run,
-                                ..*row
-                            }
-                };
-                if !old.as_ref().is_some_and(same) {
-                    rows.insert(key, encode(row))?;
-                }
-            }
-            None => {
-                rows.remove(key)?;
-            }
+fn write(rows: &mut Table<'_, u128, RowBytes>, note: &Note) -> Result<(), StoreError> {
+    let key = note.key.0;
+    match &note.row {
+        Some(row) => {
+            rows.insert(key, encode(row))?;
         }
-        match &note.subdirs {
-            Some(present) => sweep(rows, note.key, present),
-            None => Ok(()),
+        None => {
+            rows.remove(key)?;
         }
+    }
+    match &note.subdirs {
+        Some(present) => sweep(rows, note.key, present),
+        None => Ok(()),
     }
 }
 

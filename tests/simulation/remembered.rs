@@ -218,7 +218,7 @@ fn what_comes_goes_or_is_renamed_in_the_destination_is_seen() {
                 Side::Destination,
                 "a/extra",
                 &Seen::new(Kind::File, 0o600, 1, b"?"),
-            )
+            );
         },
         |world| world.swap(Side::Destination, "a", "b"),
         |world| world.swap(Side::Destination, "a/x", "a/y"),

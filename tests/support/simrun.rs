@@ -72,15 +72,15 @@ pub(crate) fn sync(world: &World, job: Job) -> Ended {
 
 /// The same, where somebody looks at each change or nobody does.
 pub(crate) fn sync_telling(world: &World, job: Job, wants_items: bool) -> Ended {
-    execute(Run::with_roots(job, roots(world)), wants_items)
+    execute(&Run::with_roots(job, roots(world)), wants_items)
 }
 
 /// The same, with what earlier runs left.
 pub(crate) fn sync_remembering(world: &World, job: Job, rows: Arc<dyn Rows>) -> Ended {
-    execute(Run::with_roots(job, roots(world)).with_rows(rows), false)
+    execute(&Run::with_roots(job, roots(world)).with_rows(rows), false)
 }
 
-fn execute(run: Run, wants_items: bool) -> Ended {
+fn execute(run: &Run, wants_items: bool) -> Ended {
     let collect = Arc::new(Collect {
         wants_items,
         ..Collect::default()
