@@ -128,11 +128,11 @@ def scenarios(ringsync, floors, threads, latency_ms):
 
     def slow_scenarios():
         """Each job with the source, the destination or both behind the latency filesystem."""
-        yield Scenario("slow-incremental", f"sync of equal trees that was done before, the destination {away}", ["tmpfs"],
-                       million, [ours("ringsync"), incremental()], "ringsync --incremental", slow=("dst",))
         waiting = rsync()  # for one answer at a time
         waiting.reps_max = 1
         away = f"{latency_ms:g} ms away"
+        yield Scenario("slow-incremental", f"sync of equal trees that was done before, the destination {away}", ["tmpfs"],
+                       million, [ours("ringsync"), incremental()], "ringsync --incremental", slow=("dst",))
         fd_64 = Tool(f"fd -j{at_once}", [fd, f"-j{at_once}", "-u", "-S", "+1000g", ".", "{src}"])
         slow_floor = Tool(f"floor-scan {at_once}", floor("floor-scan", "{src}", threads=LATENCY_THREADS))
         yield Scenario("slow-scan", f"stat every file of a tree that is {away}", ["tmpfs"], slow,

@@ -305,6 +305,7 @@ impl LaneHands {
         } else {
             None
         };
+        let is_ours = made && skip::is_as_filled(shard, node, &dir).await;
         let dirs = (source_dir.as_ref(), &dir);
         let existed = (!made).then_some(dest);
         let finish = self.lane.finish_dir(dirs, source, &now, existed, touched);
@@ -316,7 +317,7 @@ impl LaneHands {
             shard.report(node, error(failure, node.path()));
             return None;
         }
-        if !made || shard.shared.options.rows.is_none() {
+        if !is_ours {
             return None;
         }
         skip::look_again(shard, node, &dir).await

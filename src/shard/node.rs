@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock};
 use super::{Child, Shard, Shared};
 use crate::error::{Error, Side};
 use crate::io::{Handle, Links, Op, OpError, Reply};
-use crate::model::Meta;
 use crate::model::filter::{Reach, Scope};
 use crate::model::unchanged::{Found, Key};
+use crate::model::{Meta, Time};
 use crate::throttle::Lease;
 
 /// What a visit is for.
@@ -72,6 +72,8 @@ pub struct Node {
     failed: AtomicBool,
     /// What the source directory was found to be, in a run that remembers.
     found: OnceLock<Found>,
+    /// The ctime of the destination directory when this run had made all names in it.
+    filled: OnceLock<Time>,
     /// The directory of the backup tree for this one, as long as the budget of descriptors allows it.
     backup: OnceLock<(Handle, Lease)>,
     /// This run has kept something in that directory, or below it.
@@ -134,6 +136,7 @@ impl Node {
                 .map_or(Key::ROOT, |parent| parent.key.child(name.to_bytes())),
             failed: AtomicBool::new(false),
             found: OnceLock::new(),
+            filled: OnceLock::new(),
             depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             parent,
             name,
@@ -281,6 +284,16 @@ impl Node {
 
     pub(super) fn set_found(&self, found: Found) {
         self.found.get_or_init(|| found);
+    }
+
+    /// When this run had made all names in a directory that it made.
+    #[must_use]
+    pub fn filled(&self) -> Option<Time> {
+        self.filled.get().copied()
+    }
+
+    pub(super) fn set_filled(&self, ctime: Time) {
+        self.filled.get_or_init(|| ctime);
     }
 
     /// The open directory of the backup tree, when it is open.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::batch::read_batch;
-use super::{Dirs, Mode, Node, Shard, node};
+use super::{Dirs, Mode, Node, Presence, Shard, node};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply, Target};
 use crate::model::unchanged::{
@@ -169,14 +169,38 @@ pub(super) fn count_entries(shard: &Shard, entries: usize) {
     shard.tally().calls_saved.add(entries as u64);
 }
 
-/// How the copy of a directory that this run made looks now; nothing when it has other names than the source, for somebody else
-/// was at work there. A change after this look shows in the copy's times.
+/// This run has made all names in a directory that it made. From now on nobody changes them but others.
+pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs) {
+    let node = &dirs.node;
+    if let (Some(dir), Presence::Made, Some(_)) = (&dirs.dest, node.presence, node.found())
+        && let Some(meta) = stat_open(shard, dir).await
+    {
+        node.set_filled(meta.ctime);
+    }
+}
+
+async fn stat_open(shard: &Shard, dir: &Handle) -> Option<Meta> {
+    let target = Target::Open(dir.clone());
+    match shard.dest.start(Op::Stat { target }).await {
+        Ok(Reply::Meta(meta)) => Some(meta),
+        _ => None,
+    }
+}
+
+/// Whether nobody has changed names in a directory that this run made, since they were complete. It has still to get its times.
+pub async fn is_as_filled(shard: &Shard, node: &Node, dir: &Handle) -> bool {
+    let Some(filled) = node.filled() else {
+        return false;
+    };
+    let now = stat_open(shard, dir).await;
+    now.is_some_and(|now| now.ctime == filled)
+}
+
+/// How a directory that this run made looks with its times; nothing when it has other names than the source: somebody else was at
+/// work there. What comes after this look shows in the directory's times.
 pub async fn look_again(shard: &Shard, node: &Node, dir: &Handle) -> Option<Meta> {
     let found = node.found()?;
-    let target = Target::Open(dir.clone());
-    let Ok(Reply::Meta(now)) = shard.dest.start(Op::Stat { target }).await else {
-        return None;
-    };
+    let now = stat_open(shard, dir).await?;
     let (mut names, mut listing) = (0_u64, shard.take_listing());
     loop {
         let (read, more) = read_batch(&shard.dest, dir, listing).await.ok()?;

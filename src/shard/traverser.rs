@@ -256,6 +256,7 @@ pub(super) async fn settle<P>(shard: &Rc<Shard>, dirs: &Dirs, plan: Plan, permit
     if slot.is_some() {
         shard.hands.transfer(shard, dirs, &plan).await;
     }
+    skip::note_filled(shard, dirs).await;
     if let Some(began) = plan.in_hand.as_ref().and_then(|in_hand| in_hand.began) {
         let (elapsed, entries) = (began.elapsed(), plan.source.len() as u64);
         shard.instruments.record(Timed::Directory, elapsed, 1);

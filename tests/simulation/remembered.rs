@@ -11,7 +11,7 @@ use ringsync::model::{Kind, Policy, Time};
 use ringsync::run::{Delete, Job};
 
 use crate::harness::{Bench, simulate};
-use crate::simfs::{Plan, Seen, World};
+use crate::simfs::{Manner, Plan, Seen, World};
 use crate::simrun::{self, Ended, sync_remembering};
 use crate::{draw, healthy, left_over, model, words};
 
@@ -60,8 +60,8 @@ fn remembering(mut job: Job) -> Job {
 }
 
 /// Runs follow each other, and between them both trees change: other processes do everything to the source, and in the
-/// destination everything but to change a file where it is. Now and then operations fail, or the process is killed. After a
-/// run where nothing failed, the destination is what a run that compares everything would have made of it.
+/// destination everything but to change a file where it is. Now and then operations fail, the process is killed, or others
+/// are at work during a run. After a run where nothing of that happened, the destination is what a run that compares everything would have made of it.
 fn changing(bench: &Bench) -> Result<(), String> {
     let mut drawn = draw(bench, 6);
     drawn.job = remembering(drawn.job);
@@ -75,12 +75,19 @@ fn changing(bench: &Bench) -> Result<(), String> {
             seed: bench.seed * 8 + round,
             ..healthy(&drawn.plan)
         };
-        match rng.below(4) {
+        match rng.below(5) {
             0 => plan.faults = *rng.pick(&[10, 50, 200]),
             1 => plan.crash_at = Some(rng.below(400)),
+            // Others are at work in both trees meanwhile.
+            2 => {
+                plan.source_changes = *rng.pick(&[0, 5, 20]);
+                plan.dest_changes = *rng.pick(&[5, 20, 80]);
+                plan.dest_manner = Manner::NewNames;
+            }
             _ => {}
         }
-        let is_well = plan.faults == 0 && plan.crash_at.is_none();
+        let is_well =
+            plan.faults + plan.source_changes + plan.dest_changes == 0 && plan.crash_at.is_none();
         let (source, dest) = (world.seen(Side::Source), world.seen(Side::Destination));
         world.set_plan(plan);
         state.run.fetch_add(1, SeqCst);

@@ -8,7 +8,19 @@ use ringsync::model::Kind;
 use super::watch::{basename, is_temp, parent};
 use super::{CANARY_PATH, Inner, Inode, Rooted};
 
+/// The first ones are names of the trees, too.
 const NAMES: [&str; 6] = ["a", "b", "c", "new", "other", "z"];
+
+/// What others do to a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manner {
+    #[default]
+    Any,
+    /// No file is changed where it is.
+    NamesOnly,
+    /// No name is given to something else, either.
+    NewNames,
+}
 
 impl Inner {
     /// Now and then, something changes before an operation.
@@ -18,12 +30,17 @@ impl Inner {
             (Side::Destination, self.plan.dest_changes),
         ] {
             if rate > 0 && self.rng.below(1000) < rate {
-                self.change(side, true);
+                let manner = if side == Side::Source {
+                    Manner::Any
+                } else {
+                    self.plan.dest_manner
+                };
+                self.change(side, manner);
             }
         }
     }
 
-    pub(super) fn change(&mut self, side: Side, in_place: bool) {
+    pub(super) fn change(&mut self, side: Side, manner: Manner) {
         let all = self.all_below(side.root());
         // A file that another process writes under its temporary name is nobody else's to change.
         let mine = |path: &&String| !path.is_empty() && !is_temp(path);
@@ -34,16 +51,15 @@ impl Inner {
             (*self.rng.pick(&paths)).clone()
         };
         self.watch.changes_made += 1;
+        let is_dir = |number: &u64| self.inodes[number].kind == Kind::Dir;
+        let may_rewrite = manner == Manner::Any || all.get(&path).is_some_and(is_dir);
         match self.rng.below(8) {
             0 | 1 if !path.is_empty() => self.take_out(side, &path),
-            2 | 3
-                if !path.is_empty() && (in_place || self.inodes[&all[&path]].kind == Kind::Dir) =>
-            {
-                self.rewrite(side, all[&path]);
-            }
+            _ if manner == Manner::NewNames => self.appear(side, &NAMES[3..]),
+            2 | 3 if !path.is_empty() && may_rewrite => self.rewrite(side, all[&path]),
             4 if !path.is_empty() => self.supplant(side, &path),
             5 if !path.is_empty() => self.move_away(side, &path, all[&path]),
-            _ => self.appear(side),
+            _ => self.appear(side, &NAMES),
         }
         if side == Side::Source {
             self.note_contents();
@@ -120,7 +136,7 @@ impl Inner {
         self.put(side, path, number);
     }
 
-    fn appear(&mut self, side: Side) {
+    fn appear(&mut self, side: Side, names: &[&str]) {
         let all = self.all_below(side.root());
         let dirs: Vec<&String> = all
             .iter()
@@ -128,7 +144,7 @@ impl Inner {
             .map(|(path, _)| path)
             .collect();
         let dir = (*self.rng.pick(&dirs)).clone();
-        let path = super::join(&dir, NAMES[self.rng.below(NAMES.len())]);
+        let path = super::join(&dir, names[self.rng.below(names.len())]);
         if !all.contains_key(&path) {
             let number = self.random_inode();
             self.put(side, &path, number);

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use ringsync::error::{OpKind, Side};
 
+use super::changes::Manner;
 use super::rng::Rng;
 
 /// Whether listings tell the types of entries.
@@ -40,6 +41,7 @@ pub(crate) struct Plan {
     pub(crate) racing_faults: bool,
     pub(crate) source_changes: usize,
     pub(crate) dest_changes: usize,
+    pub(crate) dest_manner: Manner,
     /// The world ends with this operation, as for a process that is killed.
     pub(crate) crash_at: Option<usize>,
     /// Completions come up to so many turns of the executor late.
@@ -79,6 +81,7 @@ impl Default for Plan {
             racing_faults: false,
             source_changes: 0,
             dest_changes: 0,
+            dest_manner: Manner::Any,
             crash_at: None,
             turns_late_max: 0,
             slow: false,

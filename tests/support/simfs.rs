@@ -27,6 +27,8 @@ use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Tar
 use ringsync::model::{Kind, Listing, Meta, State, Time, Xattrs};
 
 #[allow(unused_imports)] // Some test crates use only some of it.
+pub(crate) use changes::Manner;
+#[allow(unused_imports)] // The same.
 pub(crate) use plan::{Fault, Plan, Types};
 use rng::Rng;
 use watch::{Injected, Listed, Watch};
@@ -241,7 +243,11 @@ impl World {
     pub(crate) fn change(&self, side: Side, changes: usize) {
         let mut inner = self.lock();
         for _ in 0..changes {
-            inner.change(side, side == Side::Source);
+            let manner = match side {
+                Side::Source => Manner::Any,
+                Side::Destination => Manner::NamesOnly,
+            };
+            inner.change(side, manner);
         }
     }
 
