@@ -14,6 +14,10 @@
 //!
 //! While concurrent, latencies say little about the device (they include queueing), so now and then one operation is
 //! run inline as a probe.
+//!
+//! Calls may also sleep because they wait for each other: btrfs locks its trees, and more calls at once make that worse. So
+//! the first moments of being concurrent are a trial, and a moment of inline calls is part of it: unless operations followed
+//! each other faster when they were concurrent, calls stay inline for a while, which doubles each time.
 
 use std::time::Duration;
 
@@ -40,6 +44,20 @@ const PROBES_TO_RELEASE: u32 = 16;
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 /// After a fast probe the next follows sooner, so that a cache that has become warm is noticed.
 const PROBE_INTERVAL_FAST: Duration = Duration::from_millis(2);
+/// A trial begins when the first operations have come back, takes so long, and needs so many calls to say anything.
+const TRIAL_AFTER: Duration = Duration::from_millis(50);
+const TRIAL_CONCURRENT: Duration = Duration::from_millis(200);
+const TRIAL_INLINE: Duration = Duration::from_millis(100);
+const TRIAL_CALLS_MIN: u64 = 32;
+/// Being concurrent takes a context switch for each operation, so it has to be faster by so much: 5 to 4.
+const TRIAL_GAIN: (u32, u32) = (5, 4);
+/// After so many inline calls that are so many times slower nothing more need be tried.
+const TRIAL_PLAIN: (u64, u32) = (8, 4);
+/// With fewer operations in flight on average there was too little to do at once, which says nothing about the filesystem.
+const TRIAL_IN_FLIGHT_MIN: u64 = 4;
+/// After a trial that failed calls stay inline for so long, and after many in a row so long.
+const HOLD_MIN: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(8);
 /// Data moved inline is expected to take this long anyway: 1 ns a byte, 1 GB/s.
 const NS_PER_BYTE: u64 = 1;
 
@@ -67,6 +85,10 @@ pub struct Sample {
 #[derive(Clone, Debug, Default)]
 pub struct Router {
     state: State,
+    /// Calls stay inline until then.
+    held_until: Duration,
+    /// How long the last trial that failed held them.
+    hold: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +102,36 @@ enum State {
     Concurrent {
         probe_at: Duration,
         fast_probes: u32,
+        /// Absent when it was passed.
+        trial: Option<Trial>,
     },
+}
+
+/// Whether being concurrent pays off.
+#[derive(Clone, Copy, Debug)]
+enum Trial {
+    Settling {
+        since: Duration,
+    },
+    Concurrent {
+        since: Duration,
+        calls: u64,
+        /// How often operations were started, and how many were in flight each time, added up.
+        starts: u64,
+        in_flight: u64,
+    },
+    Inline {
+        since: Duration,
+        calls: u64,
+        /// From one call to the next when they were concurrent.
+        concurrent: Duration,
+    },
+}
+
+/// From one call to the next, everything in between included; `None` while there is too little to tell.
+fn pace(elapsed: Duration, least: Duration, calls: u64) -> Option<Duration> {
+    let enough = elapsed >= least && calls >= TRIAL_CALLS_MIN;
+    enough.then(|| elapsed / u32::try_from(calls).unwrap_or(u32::MAX))
 }
 
 impl Default for State {
@@ -118,9 +169,92 @@ impl Router {
         }
     }
 
+    /// Whether calls that start at `now` are to be concurrent, with so many others in flight; if so, they count as started.
+    pub fn try_concurrent(&mut self, now: Duration, calls: u64, in_flight: u64) -> bool {
+        let State::Concurrent { trial, .. } = &mut self.state else {
+            return false;
+        };
+        let fresh = Trial::Concurrent {
+            since: now,
+            calls: 0,
+            starts: 0,
+            in_flight: 0,
+        };
+        match trial {
+            None => {}
+            Some(Trial::Inline { .. }) => return false,
+            Some(Trial::Settling { since }) if now.saturating_sub(*since) < TRIAL_AFTER => {}
+            Some(Trial::Settling { .. }) => *trial = Some(fresh),
+            Some(Trial::Concurrent {
+                since,
+                calls: all,
+                starts,
+                in_flight: sum,
+            }) => {
+                *all += calls;
+                *starts += 1;
+                *sum += in_flight;
+                let elapsed = now.saturating_sub(*since);
+                let Some(concurrent) = pace(elapsed, TRIAL_CONCURRENT, *all) else {
+                    return true;
+                };
+                let was_busy = *sum >= TRIAL_IN_FLIGHT_MIN * *starts;
+                *trial = Some(if was_busy {
+                    Trial::Inline {
+                        since: now,
+                        calls: 0,
+                        concurrent,
+                    }
+                } else {
+                    fresh
+                });
+            }
+        }
+        true
+    }
+
+    /// Inline calls of a trial ended at `now`.
+    fn end_trial(&mut self, now: Duration, calls_made: u64) {
+        let State::Concurrent {
+            trial: trial @ Some(Trial::Inline { .. }),
+            ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        let Some(Trial::Inline {
+            since,
+            calls,
+            concurrent,
+        }) = trial
+        else {
+            return;
+        };
+        *calls += calls_made;
+        let elapsed = now.saturating_sub(*since);
+        let so_far = elapsed / u32::try_from(*calls).unwrap_or(u32::MAX);
+        let is_plain = *calls >= TRIAL_PLAIN.0 && so_far > *concurrent * TRIAL_PLAIN.1;
+        let pays = match pace(elapsed, TRIAL_INLINE, *calls) {
+            _ if is_plain => true,
+            None => return,
+            Some(inline) => *concurrent * TRIAL_GAIN.0 < inline * TRIAL_GAIN.1,
+        };
+        if pays {
+            *trial = None;
+            self.hold = Duration::ZERO;
+            return;
+        }
+        self.hold = (self.hold * 2).clamp(HOLD_MIN, HOLD_MAX);
+        self.held_until = now + self.hold;
+        self.state = State::default();
+    }
+
     /// The route for an operation that starts at `now`. A probe is due at most once an interval: asking moves it.
-    pub fn route(&mut self, now: Duration) -> Route {
+    pub fn route(&mut self, now: Duration, in_flight: u64) -> Route {
         self.check();
+        if !self.try_concurrent(now, 1, in_flight) {
+            return Route::Inline;
+        }
         match &mut self.state {
             State::Inline { .. } => Route::Inline,
             State::Concurrent { probe_at, .. } if now >= *probe_at => {
@@ -147,6 +281,9 @@ impl Router {
                 sum_ns,
                 suspicious,
             } => {
+                if now < self.held_until {
+                    return;
+                }
                 let weight = calls_made.min(WINDOW);
                 *calls += weight;
                 if sample.slept == Some(true) {
@@ -160,14 +297,20 @@ impl Router {
                     self.state = State::Concurrent {
                         probe_at: now + PROBE_INTERVAL,
                         fast_probes: 0,
+                        trial: Some(Trial::Settling { since: now }),
                     };
                 } else if *calls >= WINDOW {
                     self.state = State::default();
                 }
             }
             State::Concurrent {
+                trial: Some(Trial::Inline { .. }),
+                ..
+            } => self.end_trial(now, calls_made),
+            State::Concurrent {
                 probe_at,
                 fast_probes,
+                ..
             } => {
                 if per_call_ns > RELEASE_NS {
                     *fast_probes = 0;
@@ -198,14 +341,27 @@ mod tests {
         }
     }
 
-    /// Runs `count` operations of a constant latency, one after another, and counts changes of state.
+    /// Runs `count` operations of a constant latency, of which many overlap where they may, and counts changes of state.
     fn run(router: &mut Router, now: &mut Duration, count: u32, latency: Duration) -> u32 {
+        run_overlapping(router, now, count, latency, (16, 16))
+    }
+
+    /// `overlapping`: how much faster operations follow each other when so many are in flight.
+    fn run_overlapping(
+        router: &mut Router,
+        now: &mut Duration,
+        count: u32,
+        latency: Duration,
+        (overlapping, in_flight): (u32, u64),
+    ) -> u32 {
         let mut changes = 0;
         for _ in 0..count {
             let before = router.is_concurrent();
-            let route = router.route(*now);
-            // Concurrent operations overlap; what matters is that time passes.
-            *now += latency;
+            let route = router.route(*now, in_flight);
+            *now += match route {
+                Route::Inline => latency,
+                Route::Concurrent => latency / overlapping,
+            };
             if route == Route::Inline {
                 let slept = router.wants_proof().then_some(latency > FAST);
                 router.on_inline(*now, &sample(latency, 1, 0, slept));
@@ -248,6 +404,48 @@ mod tests {
                 "release takes too long"
             );
         }
+    }
+
+    #[test]
+    fn calls_that_wait_for_each_other_go_inline_again_and_seldom_try() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        let latency = Duration::from_micros(100);
+        let (mut changes, mut concurrent) = (0, Duration::ZERO);
+        while now < Duration::from_mins(5) {
+            let before = now;
+            changes += run_overlapping(&mut router, &mut now, 1, latency, (1, 16));
+            if router.is_concurrent() {
+                concurrent += now.saturating_sub(before);
+            }
+        }
+        assert!((2..=90).contains(&changes), "{changes} changes");
+        assert!(concurrent < Duration::from_secs(15), "{concurrent:?}");
+    }
+
+    #[test]
+    fn a_trial_with_nothing_to_do_at_once_says_nothing() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        let changes = run_overlapping(&mut router, &mut now, 10_000, SLOW, (1, 1));
+        assert_eq!(changes, 1);
+        assert!(router.is_concurrent());
+    }
+
+    #[test]
+    fn a_filesystem_that_becomes_slow_while_calls_are_held_inline_is_noticed_later() {
+        let (mut router, mut now) = (Router::default(), Duration::ZERO);
+        while !router.is_concurrent() {
+            run_overlapping(&mut router, &mut now, 1, SLOW, (1, 16));
+        }
+        while router.is_concurrent() {
+            run_overlapping(&mut router, &mut now, 1, SLOW, (1, 16));
+        }
+        let held_since = now;
+        while !router.is_concurrent() {
+            run(&mut router, &mut now, 1, SLOW);
+        }
+        assert!(now >= held_since + HOLD_MIN && now < held_since + HOLD_MIN * 2);
+        run(&mut router, &mut now, 100_000, SLOW);
+        assert!(router.is_concurrent());
     }
 
     #[test]
@@ -300,7 +498,7 @@ mod tests {
             for (elapsed_ns, calls, bytes) in samples {
                 now += Duration::from_micros(50);
                 let was_concurrent = router.is_concurrent();
-                if router.route(now) == Route::Inline {
+                if router.route(now, 9) == Route::Inline {
                     if was_concurrent {
                         if let Some(before) = slow_probe_before {
                             prop_assert!(now >= before + PROBE_INTERVAL_FAST);

@@ -95,6 +95,10 @@ impl Core {
         f(&mut routers[at].1)
     }
 
+    fn in_flight(&self) -> u64 {
+        self.instruments.tally().levels.ops_in_flight.get()
+    }
+
     fn start_concurrent(&self, mut op: Op, side: Side) -> Pending {
         if self.ring.can_run(&mut op) && !self.mangles(&op) {
             return Pending::Ring(self.ring.start_op(op, side));
@@ -205,7 +209,8 @@ impl Core {
         let mut now = self.started.elapsed();
         let mut start = range.start;
         while start < range.end {
-            if self.with_router(dev, |router| router.is_concurrent()) {
+            let (left, in_flight) = ((range.end - start) as u64, self.in_flight());
+            if self.with_router(dev, |router| router.try_concurrent(now, left, in_flight)) {
                 let range = start..range.end;
                 let op = Op::StatMany {
                     dir,
@@ -284,7 +289,8 @@ impl Fs for LocalFs {
                     return core.start_concurrent(op, side);
                 }
                 let now = core.started.elapsed();
-                match core.with_router(op.dev(), |router| router.route(now)) {
+                let in_flight = core.in_flight();
+                match core.with_router(op.dev(), |router| router.route(now, in_flight)) {
                     Route::Inline => Pending::ready(core.run_measured(op, side, now)),
                     Route::Concurrent => core.start_concurrent(op, side),
                 }
