@@ -32,7 +32,7 @@ use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOpti
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
 use crate::model::unchanged::Rows;
-use crate::model::{Instruments, Policy, Sink, Symlinks, Tally, Time};
+use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
 use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
@@ -418,16 +418,10 @@ impl Run {
     }
 
     fn shard_options(&self, mode: Mode, delete: bool) -> shard::Options {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let strays = (mode != Mode::Scan && self.job.task == Task::Sync).then_some(StrayRule {
             is_temp_name: temp::is_temp_name,
             target_of: temp::target_of,
-            before: Time {
-                sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-                nsec: now.subsec_nanos(),
-            },
+            before: SystemTime::now().into(),
         });
         shard::Options {
             mode,

@@ -215,11 +215,7 @@ impl Router {
 
     /// Inline calls of a trial ended at `now`.
     fn end_trial(&mut self, now: Duration, calls_made: u64) {
-        let State::Concurrent {
-            trial: trial @ Some(Trial::Inline { .. }),
-            ..
-        } = &mut self.state
-        else {
+        let State::Concurrent { trial, .. } = &mut self.state else {
             return;
         };
         let Some(Trial::Inline {
@@ -256,12 +252,11 @@ impl Router {
             return Route::Inline;
         }
         match &mut self.state {
-            State::Inline { .. } => Route::Inline,
             State::Concurrent { probe_at, .. } if now >= *probe_at => {
                 *probe_at = now + PROBE_INTERVAL;
                 Route::Inline
             }
-            State::Concurrent { .. } => Route::Concurrent,
+            _ => Route::Concurrent,
         }
     }
 

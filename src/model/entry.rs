@@ -1,5 +1,7 @@
 //! One directory entry as both sides see it.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 /// The type of an inode, from `d_type` or `st_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -87,6 +89,17 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl From<SystemTime> for Time {
+    /// A time before 1970 is taken for 1970: only clocks that are not set show one.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nsec: since.subsec_nanos(),
+        }
+    }
+}
+
 impl Time {
     /// Nanoseconds since 1970, as far as 64 bits go: the years 1678 to 2262.
     #[must_use]
@@ -97,7 +110,7 @@ impl Time {
 
     /// So much later.
     #[must_use]
-    pub fn after(self, wait: std::time::Duration) -> Self {
+    pub fn after(self, wait: Duration) -> Self {
         let nsec = self.nsec + wait.subsec_nanos();
         let wait = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
         Self {

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::entry::{Kind, Meta, Time};
-use super::listing::{Entry, State};
+use super::listing::Entry;
 
 /// A directory in the state: the hash of its parent's path in the high half, of its own in the low half. Siblings are
 /// neighbours, so that those that vanished can be found.
@@ -121,8 +121,7 @@ impl Contents {
     ///
     /// `carry_links`: names of one inode belong together, and those elsewhere are not seen from here.
     pub fn add(&mut self, name: &[u8], entry: &Entry, carry_links: bool) {
-        let known = entry.meta(0).filter(|_| entry.state == State::Known);
-        let Some(meta) = known else {
+        let Some(meta) = entry.meta(0) else {
             self.has_doubt = true;
             return;
         };
@@ -248,7 +247,7 @@ pub trait Rows: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Listing;
+    use crate::model::{Listing, State};
 
     impl Contents {
         fn plain(&self) -> Option<u128> {

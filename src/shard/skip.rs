@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::batch::read_batch;
 use super::{Dirs, Mode, Node, Presence, Shard, node};
@@ -34,13 +34,7 @@ impl SourceClock {
 }
 
 pub(super) fn now() -> Time {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Time {
-        sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-        nsec: now.subsec_nanos(),
-    }
+    SystemTime::now().into()
 }
 
 /// What earlier runs say of a directory whose copy may turn out to be unchanged: it looks as it did.
@@ -68,6 +62,10 @@ async fn stat_dest(shard: &Shard, node: &Arc<Node>) -> Option<Meta> {
             Target::Name(at, node.name().to_owned())
         }
     };
+    stat(shard, target).await
+}
+
+async fn stat(shard: &Shard, target: Target) -> Option<Meta> {
     match shard.dest.start(Op::Stat { target }).await {
         Ok(Reply::Meta(meta)) => Some(meta),
         _ => None,
@@ -180,11 +178,7 @@ pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs) {
 }
 
 async fn stat_open(shard: &Shard, dir: &Handle) -> Option<Meta> {
-    let target = Target::Open(dir.clone());
-    match shard.dest.start(Op::Stat { target }).await {
-        Ok(Reply::Meta(meta)) => Some(meta),
-        _ => None,
-    }
+    stat(shard, Target::Open(dir.clone())).await
 }
 
 /// Whether nobody has changed names in a directory that this run made, since they were complete. It has still to get its times.

@@ -178,18 +178,18 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
         skip::count_dir(shard, node);
         skip::count_entries(shard, part.source_len());
         part.set_unchanged();
-    } else if hope.is_some() {
-        let Some(dest) = open_dest_late(shard, &mut dirs).await else {
-            return;
-        };
-        part.set_dest(dest);
-    }
-    if is_unchanged {
-        // Nobody looks at the copy.
-    } else if node.presence == Presence::Existing && mode != Mode::Scan {
-        part.read_dest(shard).await;
     } else {
-        part.dest_complete = true;
+        if hope.is_some() {
+            let Some(dest) = open_dest_late(shard, &mut dirs).await else {
+                return;
+            };
+            part.set_dest(dest);
+        }
+        if node.presence == Presence::Existing && mode != Mode::Scan {
+            part.read_dest(shard).await;
+        } else {
+            part.dest_complete = true;
+        }
     }
     settle(shard, &dirs, part.finish(shard).await, Some(visiting)).await;
 }
@@ -318,16 +318,16 @@ async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
 async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Row>)> {
     let open_dest = async {
         if node.presence == Presence::Absent {
-            return Ok(Copy::Absent);
+            return Ok(Counterpart::Absent);
         }
         if node.presence == Presence::Existing
             && let Some(row) = skip::hope(shard, node).await
         {
-            return Ok(Copy::Hoped(row));
+            return Ok(Counterpart::Hoped(row));
         }
         open_or_repeat(shard, node, Side::Destination)
             .await
-            .map(Copy::Open)
+            .map(Counterpart::Open)
     };
     let open_source = open_or_repeat(shard, node, Side::Source);
     let (source, dest) = futures_util::future::join(open_source, open_dest).await;
@@ -342,10 +342,10 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<
         }
     };
     let (dest, hope) = match dest.ok()? {
-        Copy::Absent => (None, None),
-        Copy::Open(dest) => (Some(dest), None),
-        Copy::Hoped(row) if skip::still_hopes(node, &row) => (None, Some(row)),
-        Copy::Hoped(_) => {
+        Counterpart::Absent => (None, None),
+        Counterpart::Open(dest) => (Some(dest), None),
+        Counterpart::Hoped(row) if skip::still_hopes(node, &row) => (None, Some(row)),
+        Counterpart::Hoped(_) => {
             let opened = open_or_repeat(shard, node, Side::Destination).await;
             let opened = opened.map_err(|error| shard.report(node, error));
             (Some(opened.ok()?), None)
@@ -373,7 +373,7 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<
 }
 
 /// The destination's side of a directory.
-enum Copy {
+enum Counterpart {
     Absent,
     Open(Handle),
     /// Not opened: it looks as the row says, and may turn out to be unchanged.

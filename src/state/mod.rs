@@ -184,9 +184,7 @@ impl State {
             (Ok(()), None) => Ok(()),
         }
     }
-}
 
-impl State {
     /// A reader of its own each time: one that stays would keep all pages that are replaced meanwhile.
     fn look_up(&self, key: Key) -> Result<Option<Row>, StoreError> {
         let rows = self.db.begin_read()?.open_table(ROWS)?;
