@@ -4,55 +4,22 @@
 //! A failure prints its seed; `RINGSYNC_SEED=N` runs that seed alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
+mod drawn;
 mod harness;
 mod judge;
 mod model;
-mod remembered;
 #[path = "../support/simfs.rs"]
 mod simfs;
 #[path = "../support/simrun.rs"]
 mod simrun;
 mod trees;
 
+use drawn::{Drawn, draw, healthy, left_over, words};
 use harness::{Bench, simulate};
 use judge::Case;
-use model::Expected;
 use ringsync::error::{OpKind, Side};
-use ringsync::model::Kind;
-use ringsync::run::{Delete, Job};
-use ringsync::transfer::WriteMode;
-use simfs::rng::Rng;
-use simfs::watch::{is_temp, parent};
-use simfs::{Plan, Tree, World};
+use simfs::Plan;
 use simrun::{Ended, sync_telling};
-use trees::{random_job, random_plan, random_world};
-
-/// Everything that a seed decides.
-struct Drawn {
-    rng: Rng,
-    world: World,
-    job: Job,
-    plan: Plan,
-    wants_items: bool,
-}
-
-fn draw(bench: &Bench, salt: u64) -> Drawn {
-    let mut rng = Rng::new(bench.seed ^ (salt << 32));
-    let mut plan = random_plan(&mut rng);
-    let links = rng.chance(40);
-    let world = random_world(&mut rng, &plan, links);
-    let job = random_job(&mut rng, bench.cpu, links);
-    plan.atomic = job.write_mode == WriteMode::Atomic;
-    plan.may_delete = job.delete != Delete::Never;
-    plan.may_supplant_trees = job.force || plan.may_delete;
-    Drawn {
-        wants_items: rng.chance(50),
-        rng,
-        world,
-        job,
-        plan,
-    }
-}
 
 /// Runs with the plan, in which `spoil` has put what goes wrong.
 fn run(drawn: &Drawn) -> (Case<'_>, Ended) {
@@ -74,10 +41,6 @@ fn run(drawn: &Drawn) -> (Case<'_>, Ended) {
     world.set_plan(plan.clone());
     let ended = sync_telling(world, job.clone(), *wants_items);
     (case, ended)
-}
-
-fn words(drawn: &Drawn, text: &str) -> String {
-    format!("{text}\n{:?}\n{:?}", drawn.plan, drawn.job)
 }
 
 /// The same command again, where nothing goes wrong any more: it ends well, and everything is as it should be.
@@ -116,32 +79,6 @@ fn repair(bench: &Bench, drawn: &Drawn) -> Result<(), String> {
     match left_over(&expected, &source, &after) {
         Some(path) => Err(format!("{path} is left over")),
         None => Ok(()),
-    }
-}
-
-/// A temporary file that somebody should have removed. Where no source directory corresponds, nobody looks for them.
-fn left_over<'a>(expected: &Expected, source: &Tree, after: &'a Tree) -> Option<&'a String> {
-    let left = after.iter().find(|(path, entry)| {
-        let visited = source.contains_key(parent(path));
-        let meant = expected.tree.contains_key(*path) || entry.kind == Kind::Dir;
-        is_temp(path) && visited && !meant
-    });
-    left.map(|(path, _)| path)
-}
-
-/// The same kind of filesystem without anything going wrong.
-fn healthy(plan: &Plan) -> Plan {
-    Plan {
-        fault: None,
-        faults: 0,
-        sticky_faults: 0,
-        only: None,
-        source_changes: 0,
-        dest_changes: 0,
-        crash_at: None,
-        repeats: 0,
-        omissions: 0,
-        ..plan.clone()
     }
 }
 

@@ -1,4 +1,21 @@
 //! `--incremental` in the simulated world: what earlier runs left, in memory, and the traps.
+//!
+//! A test crate of its own, and so a process of its own under `cargo test`: each executor that ends leaves a descriptor behind in
+//! glommio, and these are many runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
+
+#[path = "../simulation/drawn.rs"]
+mod drawn;
+#[path = "../simulation/harness.rs"]
+mod harness;
+#[path = "../simulation/model.rs"]
+mod model;
+#[path = "../support/simfs.rs"]
+mod simfs;
+#[path = "../support/simrun.rs"]
+mod simrun;
+#[path = "../simulation/trees.rs"]
+mod trees;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -10,10 +27,10 @@ use ringsync::model::unchanged::{Key, Note, Row, Rows};
 use ringsync::model::{Kind, Policy, Time};
 use ringsync::run::{Delete, Job};
 
-use crate::harness::{Bench, simulate};
-use crate::simfs::{Manner, Plan, Seen, World};
-use crate::simrun::{self, Ended, sync_remembering};
-use crate::{draw, healthy, left_over, model, words};
+use drawn::{draw, healthy, left_over, words};
+use harness::{Bench, simulate};
+use simfs::{Manner, Plan, Seen, World};
+use simrun::{Ended, sync_remembering};
 
 /// What a state keeps, and what was asked of it.
 #[derive(Default)]
