@@ -128,12 +128,16 @@ fn a_dry_run_leaves_the_state_alone(engine: &str) {
     for _ in 0..2 {
         job.sync(engine, &["--incremental"]).exits(0);
     }
-    let before = job.jobs();
+    let (before, told) = (fs::read(job.database()).unwrap(), job.jobs());
     fs::write(job.pair.src.join("dirs/1/1/0"), "other").unwrap();
     let dry = job.sync(engine, &["--incremental", "-n"]);
     assert_eq!(dry.exits(0).count("files_copied"), 1);
     assert!(dry.count("dirs_unchanged") > 10);
-    assert_eq!(job.jobs(), before);
+    assert_eq!(job.jobs(), told);
+    assert!(
+        fs::read(job.database()).unwrap() == before,
+        "the database is another one"
+    );
 }
 
 fn killed_runs_are_resumed(engine: &str) {

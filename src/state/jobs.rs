@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableTable, ReadableTableMetadata, Table};
+use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lock::Lock;
@@ -49,16 +49,21 @@ impl JobKey {
         ]
     }
 
-    /// Signs a new state; compares the signature of an old one. The inner error says that it is another's.
-    pub(super) fn check_or_write(
-        &self,
-        facts: &mut Table<'_, &str, &[u8]>,
-    ) -> Result<Result<(), String>, StoreError> {
-        let is_new = facts.is_empty()?;
+    /// Signs a new state.
+    pub(super) fn sign(&self, facts: &mut Table<'_, &str, &[u8]>) -> Result<(), StoreError> {
         for (name, value) in self.facts() {
-            if is_new {
-                facts.insert(name, value.as_slice())?;
-            } else if facts.get(name)?.is_none_or(|found| found.value() != value) {
+            facts.insert(name, value.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Compares the signature of a state. The inner error says that it is another's.
+    pub(super) fn check(
+        &self,
+        facts: &impl ReadableTable<&'static str, &'static [u8]>,
+    ) -> Result<Result<(), String>, StoreError> {
+        for (name, value) in self.facts() {
+            if facts.get(name)?.is_none_or(|found| found.value() != value) {
                 let id = self.id();
                 return Ok(Err(format!(
                     "the state of job {id} has another {name}, so it is not this job's or not this version's; \
@@ -116,11 +121,11 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, String> {
 fn read(path: &Path) -> Result<JobInfo, String> {
     let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
     let _lock = Lock::take(&path.with_extension("lock"))?;
-    let db = Database::open(path).map_err(|error| format!("cannot be used: {error}"))?;
+    let db = super::open_to_read(path).map_err(|error| format!("cannot be used: {error}"))?;
     facts(&db, bytes).map_err(|error| format!("cannot be used: {error}"))
 }
 
-fn facts(db: &Database, bytes: u64) -> Result<JobInfo, StoreError> {
+fn facts(db: &ReadOnlyDatabase, bytes: u64) -> Result<JobInfo, StoreError> {
     let txn = db.begin_read()?;
     let facts = txn.open_table(FACTS)?;
     let fact = |name| -> Result<Vec<u8>, StoreError> {

@@ -14,11 +14,15 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use futures_util::future::BoxFuture;
-use redb::{Database, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata,
+    TableDefinition,
+};
 
 use crate::model::unchanged::{Key, Note, Row, Rows};
 pub use jobs::JobKey;
@@ -86,13 +90,24 @@ pub enum Use {
     Verify,
 }
 
+/// The database, as long as a run needs it. Whoever has one of these closes it by dropping it.
+enum Open {
+    /// It cannot be written to.
+    ToRead(Arc<ReadOnlyDatabase>),
+    ToWrite {
+        db: Arc<Database>,
+        writer: JoinHandle<Result<(), StoreError>>,
+    },
+}
+
 /// The state of one job, for one run of it.
 pub struct State {
     runs: Runs,
     notes: async_channel::Sender<Note>,
-    /// Absent in a dry run.
-    writer: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
-    db: Arc<Database>,
+    /// Until the run has finished.
+    open: Mutex<Option<Open>>,
+    /// For those who look up rows. They may outlive the run, and must not keep it open: it would seem to have been killed.
+    db: Weak<dyn ReadableDatabase + Send + Sync>,
     is_void: AtomicBool,
     /// What went wrong with reading, once.
     failure: OnceLock<StoreError>,
@@ -125,27 +140,25 @@ impl State {
             .map_err(|error| format!("cannot make the state directory '{shown}': {error}"))?;
         let lock = Lock::take(&job.file_in(dir, "lock"))?;
         let refuse = |error: StoreError| damaged(&path, &job.id(), &error);
-        let db = open_database(&path).map_err(refuse)?;
-        let runs = begin(&db, job, purpose, dry_run).map_err(refuse)??;
-        let db = Arc::new(db);
         let (notes, inbox) = async_channel::bounded(NOTES_MAX);
-        let thread = || std::thread::Builder::new().name(String::from("state"));
-        let cannot = |error| format!("cannot start a thread for the state: {error}");
-        let writer = if dry_run {
-            None
+        let (open, runs) = if dry_run {
+            let db = open_to_read(&path).map_err(refuse)?;
+            let runs = look(&db, job, purpose).map_err(refuse)??;
+            (Open::ToRead(Arc::new(db)), runs)
         } else {
-            // A flush can take minutes. Nobody waits for it: what it has not told when the run ends, the next run's will.
-            let of_flush = runs.clone();
-            let flush = thread().spawn(move || of_flush.flush(&places));
-            drop(flush.map_err(cannot)?);
-            let of_writer = db.clone();
-            let started = thread().spawn(move || writer::write_all(&of_writer, &inbox));
-            Some(started.map_err(cannot)?)
+            let db = Arc::new(open_database(&path).map_err(refuse)?);
+            let runs = begin(&db, job, purpose).map_err(refuse)??;
+            let writer = start_threads(&db, &runs, inbox, places)?;
+            (Open::ToWrite { db, writer }, runs)
+        };
+        let db: Weak<dyn ReadableDatabase + Send + Sync> = match &open {
+            Open::ToRead(db) => Arc::downgrade(db) as _,
+            Open::ToWrite { db, .. } => Arc::downgrade(db) as _,
         };
         Ok(Some(Self {
             runs,
             notes,
-            writer: Mutex::new(writer),
+            open: Mutex::new(Some(open)),
             db,
             is_void: AtomicBool::new(false),
             failure: OnceLock::new(),
@@ -165,16 +178,16 @@ impl State {
         } else {
             ending
         };
-        let writer = self.writer.lock();
-        let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
-        let Some(writer) = writer else {
+        let open = self.open.lock();
+        let open = open.unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Open::ToWrite { db, writer }) = open else {
             return Ok(());
         };
         let Ok(written) = writer.join() else {
             return Err(String::from("the thread that writes the state panicked"));
         };
         // Also when rows are missing: none that is there is wrong.
-        let ended = self.runs.end(&self.db, ending, flushed);
+        let ended = self.runs.end(&db, ending, flushed);
         let say = |what: &str, error: &StoreError| {
             format!("cannot {what} the state '{}': {error}", self.path.display())
         };
@@ -187,7 +200,10 @@ impl State {
 
     /// A reader of its own each time: one that stays would keep all pages that are replaced meanwhile.
     fn look_up(&self, key: Key) -> Result<Option<Row>, StoreError> {
-        let rows = self.db.begin_read()?.open_table(ROWS)?;
+        let Some(db) = self.db.upgrade() else {
+            return Ok(None);
+        };
+        let rows = db.begin_read()?.open_table(ROWS)?;
         Ok(rows.get(key.0)?.map(|bytes| decode(&bytes.value())))
     }
 }
@@ -237,10 +253,21 @@ fn open_private(path: &Path) -> std::io::Result<File> {
     options.truncate(false).mode(0o600).open(path)
 }
 
+/// Opens it so that nothing in it changes, but for what a killed run has left in disorder.
+fn open_to_read(path: &Path) -> Result<ReadOnlyDatabase, StoreError> {
+    match ReadOnlyDatabase::open(path) {
+        Err(DatabaseError::RepairAborted) => {
+            drop(open_database(path)?);
+            Ok(ReadOnlyDatabase::open(path)?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
 fn open_database(path: &Path) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    Ok(builder.create_file(open_private(path)?)?)
+    Ok(builder.create_with_backend(FileBackend::new(open_private(path)?)?)?)
 }
 
 fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
@@ -252,22 +279,56 @@ fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
 }
 
 /// Checks whose state this is, and begins a run. The inner error says that the file is not this job's.
-fn begin(
-    db: &Database,
-    job: &JobKey,
-    purpose: Use,
-    dry_run: bool,
-) -> Result<Result<Runs, String>, StoreError> {
+fn begin(db: &Database, job: &JobKey, purpose: Use) -> Result<Result<Runs, String>, StoreError> {
     let txn = db.begin_write()?;
     let owner = {
         let mut facts = txn.open_table(FACTS)?;
         txn.open_table(ROWS)?;
-        job.check_or_write(&mut facts)?
+        if facts.is_empty()? {
+            job.sign(&mut facts)?;
+        }
+        job.check(&facts)?
     };
     if let Err(message) = owner {
         return Ok(Err(message));
     }
-    let runs = Runs::begin(&txn, purpose, !dry_run)?;
+    let runs = {
+        let mut table = txn.open_table(runs::RUNS)?;
+        let runs = Runs::after(&table, purpose)?;
+        runs.tell(&mut table)?;
+        runs
+    };
     txn.commit()?;
     Ok(Ok(runs))
+}
+
+/// The same for a run that leaves no trace.
+fn look(
+    db: &ReadOnlyDatabase,
+    job: &JobKey,
+    purpose: Use,
+) -> Result<Result<Runs, String>, StoreError> {
+    let txn = db.begin_read()?;
+    match job.check(&txn.open_table(FACTS)?)? {
+        Ok(()) => Ok(Ok(Runs::after(&txn.open_table(runs::RUNS)?, purpose)?)),
+        Err(message) => Ok(Err(message)),
+    }
+}
+
+/// Starts what goes on beside the run.
+fn start_threads(
+    db: &Arc<Database>,
+    runs: &Runs,
+    inbox: async_channel::Receiver<Note>,
+    places: Vec<PathBuf>,
+) -> Result<JoinHandle<Result<(), StoreError>>, String> {
+    let thread = || std::thread::Builder::new().name(String::from("state"));
+    let cannot = |error| format!("cannot start a thread for the state: {error}");
+    // A flush can take minutes. Nobody waits for it: what it has not told when the run ends, the next run's will.
+    let of_flush = runs.clone();
+    let flush = thread().spawn(move || of_flush.flush(&places));
+    drop(flush.map_err(cannot)?);
+    let of_writer = db.clone();
+    let writer = thread().spawn(move || writer::write_all(&of_writer, &inbox));
+    writer.map_err(cannot)
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableTable, Table, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, Use};
@@ -63,14 +63,12 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// `is_told`: the run gets a record.
-    pub(super) fn begin(
-        txn: &WriteTransaction,
+    /// A run after those that are told of.
+    pub(super) fn after(
+        table: &impl ReadableTable<u32, &'static [u8]>,
         purpose: Use,
-        is_told: bool,
     ) -> Result<Self, StoreError> {
         let boot = boot_id();
-        let mut table = txn.open_table(RUNS)?;
         let (mut doubtful, mut unflushed) = (Vec::new(), Vec::new());
         let (mut last, mut last_ended, mut oldest) = (0, 0, 0);
         for entry in table.iter()? {
@@ -103,9 +101,6 @@ impl Runs {
                 Use::Verify => current,
             },
         };
-        if is_told {
-            put(&mut table, current, &record)?;
-        }
         Ok(Self {
             current,
             record,
@@ -113,6 +108,11 @@ impl Runs {
             unflushed: unflushed.into(),
             is_flushed: Arc::default(),
         })
+    }
+
+    /// Writes that this run has begun.
+    pub(super) fn tell(&self, table: &mut Table<'_, u32, &[u8]>) -> Result<(), StoreError> {
+        put(table, self.current, &self.record)
     }
 
     pub(super) fn current(&self) -> u32 {
@@ -183,11 +183,7 @@ pub(super) fn last(txn: &ReadTransaction) -> Result<Option<(u32, RunRecord)>, St
     Ok(last.and_then(|(run, bytes)| Some((run.value(), parse(bytes.value())?))))
 }
 
-fn put(
-    table: &mut redb::Table<'_, u32, &[u8]>,
-    run: u32,
-    record: &RunRecord,
-) -> Result<(), StoreError> {
+fn put(table: &mut Table<'_, u32, &[u8]>, run: u32, record: &RunRecord) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec(record).unwrap_or_default();
     table.insert(run, bytes.as_slice())?;
     // Older ones are of no use, but for those that say what is not to be relied upon.
