@@ -163,6 +163,9 @@ pub struct SyncArgs {
     /// Share data blocks with the source where the filesystem can
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub reflink: ReflinkArg,
+    /// Copy large files through the page cache also when they are not in it, where direct I/O would be possible
+    #[arg(long)]
+    pub no_direct_io: bool,
 
     #[command(flatten)]
     pub memory: MemoryArgs,

@@ -111,6 +111,7 @@ impl Config {
             },
             sparse: args.sparse,
             trust_holes: !args.ignore_holes,
+            direct_io: !args.no_direct_io,
             ..base
         };
         let rules = chosen.digest;

@@ -81,13 +81,14 @@ pub enum OpKind {
     ReadRules,
     Fsync,
     DropCache,
+    SetDirect,
     SyncFs,
     /// Keeping what is replaced or deleted: several system calls, told as one.
     Backup,
 }
 
 impl OpKind {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::OpenDir,
         Self::ReadDir,
         Self::Stat,
@@ -116,6 +117,7 @@ impl OpKind {
         Self::ReadRules,
         Self::Fsync,
         Self::DropCache,
+        Self::SetDirect,
         Self::SyncFs,
         Self::Backup,
     ];
@@ -152,6 +154,7 @@ impl OpKind {
             Self::ReadRules => "read filter rules in",
             Self::Fsync => "flush",
             Self::DropCache => "drop cached pages of",
+            Self::SetDirect => "bypass the page cache for",
             Self::SyncFs => "flush the filesystem of",
             Self::Backup => "back up",
         }

@@ -115,6 +115,8 @@ pub struct Job {
     pub sparse: bool,
     /// What the source's filesystem calls a hole is not read.
     pub trust_holes: bool,
+    /// Large files that are not cached may go past the page cache.
+    pub direct_io: bool,
     pub fsync: Fsync,
     /// Read back and compare what was copied.
     pub verify: bool,
@@ -155,6 +157,7 @@ impl Job {
             reflink: Reflink::Auto,
             sparse: false,
             trust_holes: true,
+            direct_io: true,
             fsync: Fsync::None,
             verify: false,
             backup: None,
@@ -457,6 +460,7 @@ impl Run {
             one_file_system: self.job.one_file_system,
             sparse: self.job.sparse,
             trust_holes: self.job.trust_holes,
+            direct_io: self.job.direct_io,
             fsync: self.job.fsync,
             verify: self.job.verify,
             own_ids: self.job.own_ids,

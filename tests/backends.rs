@@ -15,7 +15,8 @@ use ringsync::error::OpKind;
 use ringsync::io::Depth;
 use ringsync::io::ring::RingOptions;
 use ringsync::io::{
-    Change, EngineChoice, Fs, Handle, Links, LocalFs, LocalFsOptions, Op, OpError, Reply, Target,
+    Buffer, Change, EngineChoice, Fs, Handle, Links, LocalFs, LocalFsOptions, Op, OpError, Reply,
+    Target,
 };
 use ringsync::model::{Instruments, Kind, Listing, Meta, State, Time};
 
@@ -77,9 +78,11 @@ async fn write_and_read(fs: &LocalFs, at: &Handle) {
         errno: Errno::EEXIST,
     };
     assert_eq!(again, expected);
+    let mut buffer = Buffer::new(10);
+    buffer.copy_from_slice(b"0123456789");
     let write = Op::Write {
         file: file.clone(),
-        buffer: b"0123456789".to_vec(),
+        buffer,
         range: 2..8,
         offset: 4,
     };
@@ -88,7 +91,7 @@ async fn write_and_read(fs: &LocalFs, at: &Handle) {
     };
     let read = Op::Read {
         file: file.clone(),
-        buffer: vec![b'x'; 16],
+        buffer: Buffer::new(16),
         offset: 3,
     };
     let Ok(Reply::Moved(buffer, count)) = fs.start(read).await else {
@@ -390,7 +393,7 @@ fn abandoned_operations_leave_nothing_behind() {
                     at: at.clone(),
                     name,
                 }));
-                let buffer = vec![0; 4096];
+                let buffer = Buffer::new(4096);
                 let (file, offset) = (file.clone(), 0);
                 abandoned.push(fs.start(Op::Read {
                     file,

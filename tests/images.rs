@@ -5,7 +5,9 @@
 mod support;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, IoSliceMut, ReadWriteFlags, preadv2};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use support::image::Image;
 use support::snap::{assert_equal_trees, assert_untouched, snapshot, stamps, temporaries};
@@ -26,6 +28,8 @@ under_each_engine!(
     reflink_shares_on_btrfs,
     reflink_shares_on_xfs,
     reflink_always_fails_each_file_on_ext4,
+    large_cold_files_go_past_the_page_cache_on_ext4,
+    large_cold_files_go_past_the_page_cache_on_xfs,
     inodes_of_two_filesystems_are_no_hard_links,
 );
 
@@ -257,6 +261,72 @@ fn reflink_shares(kind: &str, engine: &str) {
         used > 60 * MIB,
         "--reflink never used only {used} bytes on {kind}"
     );
+}
+
+fn large_cold_files_go_past_the_page_cache_on_ext4(engine: &str) {
+    large_cold_files_go_past_the_page_cache("ext4", engine);
+}
+
+fn large_cold_files_go_past_the_page_cache_on_xfs(engine: &str) {
+    large_cold_files_go_past_the_page_cache("xfs", engine);
+}
+
+fn large_cold_files_go_past_the_page_cache(kind: &str, engine: &str) {
+    let Some(image) = Image::new(kind) else {
+        return;
+    };
+    let src = image.dir("src");
+    // One ends with a whole block, the others do not.
+    for (name, size) in [("a", 70 * MIB + 123), ("b", 64 * MIB), ("c", 65 * MIB - 1)] {
+        write_noise(&src.join(name), size, size);
+    }
+    // A filesystem on a disk that rotates is read through the cache.
+    let can = !rotates(&src);
+    for (how, is_cold, goes_past) in [
+        (&["--verify"][..], true, can),
+        (&["--write-mode", "direct"], true, can),
+        (&["--inplace", "-I"], true, can),
+        (&["--no-direct-io"], true, false),
+        (&["--bwlimit", "1G"], true, false),
+        (&[], false, false),
+    ] {
+        let dst = image.path().join("dst");
+        let options = [&["--reflink", "never"], how].concat();
+        for name in ["a", "b", "c"] {
+            if is_cold {
+                drop_cached(&src.join(name));
+            }
+        }
+        sync(engine, &options, &src, &dst).exits(0);
+        if how != ["--verify"] {
+            let is_past = !is_cached(&dst.join("a"), 30 * MIB);
+            assert_eq!(is_past, goes_past, "{how:?} on {kind}");
+        }
+        assert_equal_trees(&src, &dst);
+        if how != ["--write-mode", "direct"] {
+            fs::remove_dir_all(&dst).unwrap();
+        }
+    }
+}
+
+fn drop_cached(path: &Path) {
+    let file = fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+fn is_cached(path: &Path, offset: u64) -> bool {
+    let mut byte = [0];
+    let mut into = [IoSliceMut::new(&mut byte)];
+    let file = fs::File::open(path).unwrap();
+    preadv2(&file, &mut into, offset, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
+}
+
+fn rotates(path: &Path) -> bool {
+    let dev = path.metadata().unwrap().dev();
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let told = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/queue/rotational"));
+    told.unwrap().trim() != "0"
 }
 
 fn reflink_always_fails_each_file_on_ext4(engine: &str) {

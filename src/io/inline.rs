@@ -25,6 +25,7 @@ use rustix::fs::{
 use super::again::{REPEATS_MAX, is_transient, retry};
 use super::attrs::{read_xattrs, set_attrs};
 use super::beneath;
+use super::direct::{is_cached, set_direct};
 use super::op::{Handle, Links, Op, OpError, Outcome, Reply, Target};
 use crate::model::{Kind, Listing, Meta, State, Time};
 
@@ -149,6 +150,7 @@ pub fn run(op: Op) -> Outcome {
             .map(Reply::Xattrs)
             .map_err(errno),
         Op::SeekData { file, offset } => seek_data(&file, offset).map_err(errno),
+        Op::IsCached { file, size } => Ok(Reply::Cached(is_cached(&file, size))),
         Op::Close { file } => close(file).map(|()| Reply::Done).map_err(errno),
         op => retry(|| run_namespace(&op)).map_err(errno),
     }
@@ -197,6 +199,7 @@ fn run_namespace(op: &Op) -> Result<Reply, Errno> {
             posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
         Op::SyncFs { dir } => syncfs(dir)?,
+        Op::SetDirect { file, direct } => set_direct(file, *direct)?,
         other => unreachable!("{:?} hands back something", other.kind()),
     }
     Ok(Reply::Done)

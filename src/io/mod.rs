@@ -4,7 +4,9 @@
 mod again;
 mod attrs;
 mod beneath;
+mod buffer;
 mod depth;
+mod direct;
 pub mod inline;
 pub mod local;
 pub mod op;
@@ -13,6 +15,7 @@ pub mod ring;
 mod small;
 mod sqe;
 
+pub use buffer::{Buffer, DIRECT_BYTES};
 pub use depth::{DEPTH_MAX, Depth};
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use nix::errno::Errno;
 
+use super::buffer::Buffer;
 use super::ring::RingFuture;
 use super::small::SmallCopy;
 use crate::error::OpKind;
@@ -237,13 +238,13 @@ pub enum Op {
     /// Fills `buffer` from its start with up to its length. → [`Reply::Moved`]
     Read {
         file: Handle,
-        buffer: Vec<u8>,
+        buffer: Buffer,
         offset: u64,
     },
     /// Writes `buffer[range]`. → [`Reply::Moved`]
     Write {
         file: Handle,
-        buffer: Vec<u8>,
+        buffer: Buffer,
         range: Range<usize>,
         offset: u64,
     },
@@ -338,6 +339,17 @@ pub enum Op {
     Fsync {
         file: Handle,
     },
+    /// Whether a good part of a file of so many bytes is in memory, as far as a few looks can tell. → [`Reply::Cached`]
+    IsCached {
+        file: Handle,
+        size: u64,
+    },
+    /// Has the kernel read and write a file past the page cache from now on, or through it: at multiples of
+    /// [`DIRECT_BYTES`](super::DIRECT_BYTES). Fails with `EOPNOTSUPP` where that cannot be, or would be of no use.
+    SetDirect {
+        file: Handle,
+        direct: bool,
+    },
     /// Lets go of the clean cached pages of a file, so that the next read comes from the disk.
     DropCache {
         file: Handle,
@@ -379,6 +391,7 @@ impl Op {
             Self::SeekData { .. } => OpKind::SeekData,
             Self::Fsync { .. } => OpKind::Fsync,
             Self::DropCache { .. } => OpKind::DropCache,
+            Self::IsCached { .. } | Self::SetDirect { .. } => OpKind::SetDirect,
             Self::SyncFs { .. } => OpKind::SyncFs,
         }
     }
@@ -440,6 +453,8 @@ impl Op {
             | Self::SeekData { file, .. }
             | Self::Fsync { file }
             | Self::DropCache { file }
+            | Self::IsCached { file, .. }
+            | Self::SetDirect { file, .. }
             | Self::Truncate { file, .. } => file,
             Self::CopyRange { to, .. }
             | Self::Clone { to, .. }
@@ -462,8 +477,9 @@ pub enum Reply {
     },
     Meta(Meta),
     /// The buffer, and how many bytes were read or written.
-    Moved(Vec<u8>, usize),
+    Moved(Buffer, usize),
     Copied(u64),
+    Cached(bool),
     Link(CString),
     Xattrs(Xattrs),
     /// `None` when only holes are left.

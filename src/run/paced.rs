@@ -11,12 +11,13 @@ use std::time::Instant;
 
 use futures_util::future::select;
 use futures_util::pin_mut;
+use nix::errno::Errno;
 
 use super::FsMaker;
 use super::tuning::Tuning;
 use crate::control::pacer::Pacer;
 use crate::error::Side;
-use crate::io::{Fs, Handle, Op, Outcome, Pending, Reply};
+use crate::io::{Buffer, Fs, Handle, Op, OpError, Outcome, Pending, Reply};
 use crate::model::{Listing, State};
 use crate::throttle::Cancel;
 
@@ -136,6 +137,11 @@ impl Inner {
                 buffer,
                 offset,
             } if self.side == Side::Source => self.read(file, buffer, offset).await,
+            // What may move at once is seldom whole blocks, and the rate is all that counts.
+            Op::SetDirect { direct: true, .. } if self.rates.bytes.is_some() => Err(OpError {
+                kind: op.kind(),
+                errno: Errno::EOPNOTSUPP,
+            }),
             Op::CopyRange {
                 from,
                 to,
@@ -194,10 +200,10 @@ impl Inner {
         Ok(Reply::Listed { listing, more })
     }
 
-    async fn read(&self, file: Handle, mut buffer: Vec<u8>, offset: u64) -> Outcome {
+    async fn read(&self, file: Handle, mut buffer: Buffer, offset: u64) -> Outcome {
         let len = buffer.len();
         let allowed = self.rates.take_bytes(len as u64).await;
-        buffer.truncate(usize::try_from(allowed).unwrap_or(usize::MAX));
+        buffer.show(usize::try_from(allowed).unwrap_or(usize::MAX));
         self.rates.take_ops(1).await;
         let op = Op::Read {
             file,
@@ -208,7 +214,7 @@ impl Inner {
             Ok(Reply::Moved(mut buffer, count)) => {
                 self.rates
                     .give_back_bytes(allowed.saturating_sub(count as u64));
-                buffer.resize(len, 0);
+                buffer.show(len);
                 Ok(Reply::Moved(buffer, count))
             }
             Ok(other) => unreachable!("a read does not reply {other:?}"),

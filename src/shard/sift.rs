@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::{Dirs, Node, Shard};
 use crate::error::{Cause, Error, OpKind, Side};
-use crate::io::{Handle, Links, Op, OpError, Reply};
+use crate::io::{Buffer, Handle, Links, Op, OpError, Reply};
 use crate::model::filter::{Entering, Filter, Judge, Scope};
 use crate::model::{Kind, Listing, path};
 
@@ -88,7 +88,7 @@ async fn read_file(
         Err(error) => return Err(failed(error)),
     };
     let mut contents = Vec::new();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = Buffer::new(READ_BYTES);
     loop {
         let op = Op::Read {
             file: file.clone(),

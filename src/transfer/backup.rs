@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::contents::{Method, Pair};
+use super::contents::{Method, Pair, Way};
 use super::delete::TreeRemoval;
 use super::{Failure, Fsync, Lane, Place};
 use crate::error::{OpKind, Side};
@@ -403,7 +403,7 @@ impl Lane {
             dest: &made.file,
             cancel: &self.cancel,
             method: Method {
-                in_kernel: true,
+                way: Way::Kernel,
                 skip_holes: existing.has_holes,
                 make_holes: false,
             },

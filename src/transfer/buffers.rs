@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use crate::io::Buffer;
 use crate::model::Instruments;
 use crate::throttle::Coordinator;
 
@@ -11,7 +12,7 @@ pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Buffers of one shard. What is lent and what is kept is told as one level, for it is in memory both ways.
 pub struct Buffers {
-    kept: RefCell<Vec<Vec<u8>>>,
+    kept: RefCell<Vec<Buffer>>,
     kept_max: usize,
     instruments: Instruments,
     coordinator: Arc<Coordinator>,
@@ -30,15 +31,15 @@ impl Buffers {
     }
 
     /// Lends a buffer of [`BUFFER_BYTES`]. It comes back by [`Buffers::give_back`], or is told of by [`Buffers::lose`].
-    pub(super) fn take(&self) -> Vec<u8> {
+    pub(super) fn take(&self) -> Buffer {
         if let Some(buffer) = self.kept.borrow_mut().pop() {
             return buffer;
         }
         self.level().add(BUFFER_BYTES as u64);
-        vec![0; BUFFER_BYTES]
+        Buffer::new(BUFFER_BYTES)
     }
 
-    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+    pub(super) fn give_back(&self, buffer: Buffer) {
         let mut kept = self.kept.borrow_mut();
         if kept.len() < self.kept_max && !self.coordinator.is_memory_short() {
             kept.push(buffer);

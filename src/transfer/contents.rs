@@ -9,7 +9,7 @@ use super::buffers::{BUFFER_BYTES, Buffers};
 use super::large::LARGE_BYTES_MIN;
 use super::{Copied, Failure, Lane, Reflink, Spread};
 use crate::error::Side;
-use crate::io::{Fs, Handle, Op, OpError, Reply};
+use crate::io::{Buffer, DIRECT_BYTES, Fs, Handle, Op, OpError, Reply};
 use crate::model::Meta;
 use crate::throttle::Cancel;
 
@@ -38,12 +38,21 @@ pub(super) struct Pair<'a> {
 /// How the bytes of a file get to where they go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Method {
-    /// The kernel may move the data by itself, which on some filesystems shares blocks.
-    pub(super) in_kernel: bool,
+    pub(super) way: Way,
     /// What the source's filesystem says is a hole is not read. The destination has its final size and nothing in it.
     pub(super) skip_holes: bool,
     /// Blocks of zeros are not written. The destination as above.
     pub(super) make_holes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// copy_file_range where that works, which on some filesystems shares blocks; else reads and writes.
+    Kernel,
+    /// Reads and writes.
+    Buffers,
+    /// Reads and writes past the page cache, of whole blocks of [`DIRECT_BYTES`].
+    Direct,
 }
 
 impl Method {
@@ -96,7 +105,7 @@ impl Pair<'_> {
     /// of the source ends it. Returns the bytes copied.
     async fn copy_data(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
         let mut at = span.start;
-        while self.method.in_kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
+        while self.method.way == Way::Kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
             match self.copy_range(at, span.end - at).await? {
                 Some(0) | None => break,
                 Some(count) => at += count,
@@ -149,16 +158,20 @@ impl Pair<'_> {
 
     async fn read_and_write_with(
         &self,
-        mut buffer: Vec<u8>,
+        mut buffer: Buffer,
         span: Range<u64>,
-    ) -> Result<(Vec<u8>, u64), Failure> {
+    ) -> Result<(Buffer, u64), Failure> {
         let mut at = span.start;
         while at < span.end {
             let count;
             (buffer, count) = read(self.source_fs, self.source, buffer, at, Side::Source).await?;
-            let count_wanted = usize::try_from(span.end - at)
+            let mut count_wanted = usize::try_from(span.end - at)
                 .unwrap_or(usize::MAX)
                 .min(count);
+            if self.method.way == Way::Direct {
+                // Only where the source has become shorter is there less than whole blocks.
+                count_wanted -= count_wanted % DIRECT_BYTES;
+            }
             if count_wanted == 0 {
                 break;
             }
@@ -171,12 +184,7 @@ impl Pair<'_> {
     }
 
     /// Writes the first `len` bytes of a buffer, or those that are not in blocks of zeros.
-    async fn write(
-        &self,
-        mut buffer: Vec<u8>,
-        len: usize,
-        offset: u64,
-    ) -> Result<Vec<u8>, Failure> {
+    async fn write(&self, mut buffer: Buffer, len: usize, offset: u64) -> Result<Buffer, Failure> {
         if !self.method.make_holes {
             return self.write_all(buffer, 0..len, offset).await;
         }
@@ -191,10 +199,10 @@ impl Pair<'_> {
     /// Writes `buffer[range]`; `offset` is where the buffer's start belongs.
     async fn write_all(
         &self,
-        mut buffer: Vec<u8>,
+        mut buffer: Buffer,
         range: Range<usize>,
         offset: u64,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Buffer, Failure> {
         let mut written = range.start;
         while written < range.end {
             let op = Op::Write {
@@ -233,10 +241,10 @@ fn next_run(buffer: &[u8], at: usize) -> Option<Range<usize>> {
 async fn read(
     fs: &Rc<dyn Fs>,
     file: &Handle,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     offset: u64,
     side: Side,
-) -> Result<(Vec<u8>, usize), Failure> {
+) -> Result<(Buffer, usize), Failure> {
     let file = file.clone();
     let op = Op::Read {
         file,
@@ -298,9 +306,7 @@ impl Lane {
             self.on_dest(Op::Truncate { file, len: size }).await?;
         }
         let bytes = if is_large {
-            let copying = self.large.offer(&pair, size, self.cancel.clone());
-            spread.spread(&self.large).await;
-            copying.end().await?
+            self.copy_large(pair, size, spread).await?
         } else {
             // Some files (of /proc) say 0 and have contents: those are read to their end.
             let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
@@ -319,10 +325,11 @@ impl Lane {
     pub(super) fn method_for(&self, meta: &Meta) -> Method {
         // A file that says 0 (in /proc) may have contents, which only reading tells.
         let sized = meta.size > 0;
+        let in_kernel = self.options.reflink != Reflink::Never
+            && !self.options.sparse
+            && meta.size >= COPY_RANGE_BYTES_MIN;
         Method {
-            in_kernel: self.options.reflink != Reflink::Never
-                && !self.options.sparse
-                && meta.size >= COPY_RANGE_BYTES_MIN,
+            way: if in_kernel { Way::Kernel } else { Way::Buffers },
             skip_holes: self.options.trust_holes && meta.has_holes,
             make_holes: self.options.sparse && sized,
         }
@@ -375,10 +382,10 @@ impl Lane {
 
     async fn contents_equal_with(
         &self,
-        (mut ours, mut theirs): (Vec<u8>, Vec<u8>),
+        (mut ours, mut theirs): (Buffer, Buffer),
         source: &Handle,
         dest: &Handle,
-    ) -> Result<((Vec<u8>, Vec<u8>), bool), Failure> {
+    ) -> Result<((Buffer, Buffer), bool), Failure> {
         let mut offset = 0;
         let equal = loop {
             let (source_count, dest_count);

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Failure;
 use super::buffers::Buffers;
-use super::contents::{Method, Pair};
+use super::contents::{Method, Pair, Way};
 use crate::error::Side;
 use crate::io::{Fs, Handle};
 use crate::throttle::Cancel;
@@ -82,7 +82,9 @@ impl LargeFile {
             return;
         }
         let mut method = self.method;
-        method.in_kernel &= !is_shared || gear.dest.offloads_copies(&self.dest);
+        if method.way == Way::Kernel && is_shared && !gear.dest.offloads_copies(&self.dest) {
+            method.way = Way::Buffers;
+        }
         let pair = Pair {
             source_fs: gear.source,
             dest_fs: gear.dest,
@@ -288,7 +290,7 @@ mod tests {
             dest: handle(),
             _done: told,
             method: Method {
-                in_kernel: false,
+                way: Way::Buffers,
                 skip_holes: false,
                 make_holes: false,
             },

@@ -6,6 +6,7 @@ mod backup;
 mod buffers;
 mod contents;
 mod delete;
+mod direct;
 mod durable;
 mod files;
 mod large;
@@ -89,6 +90,8 @@ pub struct LaneOptions {
     pub sparse: bool,
     /// What the source's filesystem calls a hole is not read.
     pub trust_holes: bool,
+    /// Large files that are not cached may go past the page cache.
+    pub direct_io: bool,
     pub fsync: Fsync,
     /// Read back and compare each file before it counts as copied.
     pub verify: bool,

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 
 use nix::errno::Errno;
 use ringsync::error::{OpKind, Side};
-use ringsync::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+use ringsync::io::{Buffer, Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
 use ringsync::model::{Kind, Listing, Meta, State, Time, Xattrs};
 
 #[allow(unused_imports)] // Some test crates use only some of it.
@@ -694,6 +694,7 @@ impl Inner {
             | Op::Write { file, .. }
             | Op::Close { file }
             | Op::SeekData { file, .. }
+            | Op::IsCached { file, .. }
             | Op::Truncate { file, .. } => (file, None),
             Op::OpenDirBelow { at, path } => {
                 let path = join(&self.opened(at).path, str::from_utf8(path).unwrap());
@@ -771,6 +772,7 @@ impl Inner {
                 let wanted = wanted.map(|(name, value)| (name.clone(), value.clone()));
                 Ok(Reply::Xattrs(Xattrs::new(wanted.collect())))
             }
+            Op::IsCached { .. } => Ok(Reply::Cached(true)),
             Op::SeekData { file, offset } => {
                 let number = self.number_of(&file);
                 let offset = usize::try_from(offset).unwrap();
@@ -897,7 +899,7 @@ impl Inner {
         }
     }
 
-    fn read(&mut self, file: &Handle, mut buffer: Vec<u8>, offset: u64) -> Result<Reply, Errno> {
+    fn read(&mut self, file: &Handle, mut buffer: Buffer, offset: u64) -> Result<Reply, Errno> {
         let per_call = self.plan.bytes_per_call;
         let number = self.number_of(file);
         let inode = self.inode(number)?;

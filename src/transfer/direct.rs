@@ -1,0 +1,68 @@
+//! Large files that are not cached: past the page cache, but for their last bytes.
+
+use std::rc::Rc;
+
+use super::contents::{Pair, Way};
+use super::{Failure, Lane, Spread};
+use crate::error::Side;
+use crate::io::{DIRECT_BYTES, Fs, Handle, Op, OpError, Reply};
+
+impl Lane {
+    /// Copies a large file together with other shards. Returns the bytes copied.
+    pub(super) async fn copy_large(
+        &self,
+        mut pair: Pair<'_>,
+        size: u64,
+        spread: &dyn Spread,
+    ) -> Result<u64, Failure> {
+        let direct = self.go_direct(&pair, size).await;
+        let mut whole = size;
+        if direct {
+            pair.method.way = Way::Direct;
+            whole -= size % DIRECT_BYTES as u64;
+        }
+        let copying = self.large.offer(&pair, whole, self.cancel.clone());
+        spread.spread(&self.large).await;
+        let bytes = copying.end().await?;
+        if !direct {
+            return Ok(bytes);
+        }
+        pair.method.way = Way::Buffers;
+        let back = set_direct(pair.source_fs, pair.source, false).await;
+        back.map_err(|error| Failure::new(Side::Source, error))?;
+        let back = set_direct(pair.dest_fs, pair.dest, false).await;
+        back.map_err(|error| Failure::new(Side::Destination, error))?;
+        if bytes < whole {
+            return Ok(bytes);
+        }
+        Ok(bytes + pair.copy_span(whole..size, &self.buffers).await?)
+    }
+
+    /// Takes both files past the page cache, when the source is not in it: then the cache would cost another copy of all data,
+    /// and the room of what is there.
+    async fn go_direct(&self, pair: &Pair<'_>, size: u64) -> bool {
+        // Next to holes there are less than whole blocks.
+        if !self.options.direct_io || pair.method.needs_size_first() {
+            return false;
+        }
+        let file = pair.source.clone();
+        let cached = pair.source_fs.start(Op::IsCached { file, size }).await;
+        if !matches!(cached, Ok(Reply::Cached(false))) {
+            return false;
+        }
+        if set_direct(pair.dest_fs, pair.dest, true).await.is_err() {
+            return false;
+        }
+        if set_direct(pair.source_fs, pair.source, true).await.is_ok() {
+            return true;
+        }
+        // If that fails, so does writing less than whole blocks, which is told.
+        let _ = set_direct(pair.dest_fs, pair.dest, false).await;
+        false
+    }
+}
+
+async fn set_direct(fs: &Rc<dyn Fs>, file: &Handle, direct: bool) -> Result<(), OpError> {
+    let file = file.clone();
+    fs.start(Op::SetDirect { file, direct }).await.map(drop)
+}
