@@ -196,6 +196,17 @@ pub struct MemoryArgs {
     /// stopped, and do not list the copies of directories that it had finished and that have not changed since
     #[arg(long)]
     pub resume: bool,
+    /// With --resume or --incremental: when the run is interrupted or killed, keep what is copied of files from 64 MiB on, as
+    /// `.NAME.rs-XXXXXXXX`; the next run with --partial goes on from there, after it has read each 16 MiB back and checked them.
+    /// A run without removes it
+    #[arg(long)]
+    pub partial: bool,
+    /// Do not list copies of directories in which nothing of SRC has changed since TIME, by the ctimes of the directory and of all
+    /// in it: a date, "2 days ago", @SECONDS; or `last`, when the last run with `--since last` began that succeeded. Nothing of
+    /// DST is looked at but whether the directory is there: what was changed or lost there is not seen, nor what a run before
+    /// failed to copy, nor older directories that were moved to the place of another one. Compare everything now and then
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
     /// Where to remember it [default: ringsync below XDG_STATE_HOME or ~/.local/state]; see `ringsync jobs`
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,

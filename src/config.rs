@@ -20,7 +20,7 @@ use crate::cli::{
     ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
 };
 use crate::model::path::escape;
-use crate::model::{Carried, Policy, Symlinks};
+use crate::model::{Carried, Policy, Symlinks, Time};
 use crate::monitor::listen;
 use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::backup::BackupJob;
@@ -38,6 +38,8 @@ pub struct Config {
     pub job: Job,
     /// What is remembered between runs.
     pub memory: Option<Memory>,
+    /// What changed earlier is not compared.
+    pub since: Option<Time>,
     pub report: ReportOptions,
     /// When to end early.
     pub watch: WatchLimits,
@@ -115,9 +117,14 @@ impl Config {
             ..base
         };
         let rules = chosen.digest;
+        let since = memory::since(&args.memory)?;
         let memory = Memory::of(&args.memory, &args.compare, &args.select, &job, rules)?;
         let config = Self::with_report(job, args.report, &args.limits, &settings, Detail::None)?;
-        Ok(Self { memory, ..config })
+        Ok(Self {
+            memory,
+            since,
+            ..config
+        })
     }
 
     /// # Errors
@@ -187,6 +194,7 @@ impl Config {
             watch: watch_limits(limits)?,
             job,
             memory: None,
+            since: None,
             report: ReportOptions {
                 detail,
                 json: args.json,

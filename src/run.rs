@@ -29,11 +29,12 @@ use crate::control::retry::RetryBudget;
 use crate::error::Side;
 use crate::io::ring::RingOptions;
 use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
+use crate::model::chunks::Chunks;
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
-use crate::model::unchanged::Rows;
-use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
+use crate::model::{Instruments, Policy, Sink, Symlinks, Tally, Time};
 use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
+pub use crate::shard::Passing;
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
 use crate::throttle::{Budget, Cancel, Coordinator, Reason};
@@ -223,6 +224,8 @@ pub struct Roots {
 pub struct Outcome {
     pub totals: Totals,
     pub elapsed: Duration,
+    /// When it began by the source's clock, or earlier, as far as that is known.
+    pub source_began: Time,
     pub depth_max: u64,
     pub file_size_max: u64,
     /// `--max-delete` kept something from being deleted.
@@ -236,7 +239,8 @@ pub struct Run {
     job: Job,
     roots: Roots,
     backup_root: Option<BackupRoot>,
-    rows: Option<Arc<dyn Rows>>,
+    passing: Passing,
+    chunks: Option<Arc<dyn Chunks>>,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
     coordinator: Arc<Coordinator>,
@@ -272,7 +276,8 @@ impl Run {
         Self {
             roots,
             backup_root: None,
-            rows: None,
+            passing: Passing::Never,
+            chunks: None,
             tallies,
             coordinator: Coordinator::new(job.tuning.coordinator_limits(), cancel.clone()),
             latencies: measured.then(|| Latencies::new(job.cpus.len())),
@@ -313,10 +318,17 @@ impl Run {
         self
     }
 
-    /// Gives a job what its earlier runs left, and somebody to tell what this one finds.
+    /// Has a job take directories for unchanged.
     #[must_use]
-    pub fn with_rows(mut self, rows: Arc<dyn Rows>) -> Self {
-        self.rows = Some(rows);
+    pub fn passing(mut self, passing: Passing) -> Self {
+        self.passing = passing;
+        self
+    }
+
+    /// Has a job leave large files in part when it is interrupted, and go on with those that earlier runs have left.
+    #[must_use]
+    pub fn with_chunks(mut self, chunks: Arc<dyn Chunks>) -> Self {
+        self.chunks = Some(chunks);
         self
     }
 
@@ -332,7 +344,7 @@ impl Run {
     /// # Errors
     /// When the executors cannot be started, or one of them is lost.
     pub fn execute(&self, sink: &Arc<dyn Sink>) -> Result<Outcome, StartError> {
-        let started = Instant::now();
+        let (started, began) = (Instant::now(), Time::from(SystemTime::now()));
         let deletions_refused = Arc::new(AtomicBool::new(false));
         let hands = HandsOptions {
             dry_run: self.job.dry_run || self.job.task == Task::Check,
@@ -355,6 +367,7 @@ impl Run {
         Ok(Outcome {
             totals: Totals::sum(self.tallies.iter().map(|tally| &**tally)),
             elapsed: started.elapsed(),
+            source_began: shared.source_clock_at(began),
             depth_max: shared.depth_max.load(SeqCst),
             file_size_max: shared.file_size_max.load(SeqCst),
             deletions_refused: deletions_refused.load(SeqCst),
@@ -406,6 +419,7 @@ impl Run {
             files_max,
             latencies: self.latencies.clone(),
             seed: seed(),
+            chunks: self.chunks.clone(),
         };
         let options = PoolOptions {
             cpus: self.job.cpus.clone(),
@@ -425,6 +439,7 @@ impl Run {
             is_temp_name: temp::is_temp_name,
             target_of: temp::target_of,
             before: SystemTime::now().into(),
+            is_partial_of: self.chunks.is_some().then_some(temp::is_partial_of),
         });
         shard::Options {
             mode,
@@ -437,7 +452,7 @@ impl Run {
             dest_root: self.roots.dest_identity,
             strays,
             backups: self.backup_options().map(|options| options.rule()),
-            rows: self.rows.clone(),
+            passing: self.passing.clone(),
             transfers_max: TRANSFERS_MAX,
             busy_transfers_max: if self.lane_options().waits_for_device() {
                 TRANSFERS_MAX

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use ringsync::config::{Config, LogFormat, Memory};
 use ringsync::detect::mounts;
 use ringsync::io::probe;
+use ringsync::model::Time;
 use ringsync::model::path::escape;
 use ringsync::monitor::listen::MetricsServer;
 use ringsync::monitor::{Board, Snapshot};
@@ -18,8 +19,8 @@ use ringsync::report::page::{self, PageInput};
 use ringsync::report::summary::{self, exit};
 use ringsync::report::{Errors, Reporter, View, figures, say};
 use ringsync::run::watchdog::Watchdog;
-use ringsync::run::{Job, Outcome, Run, Task, limits};
-use ringsync::state::{Ending, JobKey, State};
+use ringsync::run::{Job, Outcome, Passing, Run, Task, limits};
+use ringsync::state::{Ending, JobKey, State, Use};
 use ringsync::transfer::Fsync;
 
 /// Why a run could not be made: an exit code, and words.
@@ -132,8 +133,11 @@ impl Session {
             Some(memory) => open_state(memory, &config.job)?.map(Arc::new),
             None => None,
         };
-        if let Some(state) = &state {
-            run = run.with_rows(state.clone());
+        run = run.passing(passing(&config, state.as_ref()));
+        if let (Some(memory), Some(state)) = (&config.memory, &state)
+            && memory.partial
+        {
+            run = run.with_chunks(state.clone());
         }
         Ok(Self {
             told,
@@ -175,7 +179,7 @@ impl Session {
         let errors = reporter.finish();
         let outcome = outcome.map_err(|error| refuse(error.exit_code, error.to_string()))?;
         let code = summary::exit_code(self.told.task, &outcome, &errors.counts);
-        let remembered = self.remember(code);
+        let remembered = self.remember(code, outcome.source_began);
         self.tell(&outcome, &errors, &last);
         match remembered {
             Ok(()) => Ok(code),
@@ -193,7 +197,7 @@ impl Session {
     }
 
     /// Ends the run in the state.
-    fn remember(&self, code: u8) -> Result<(), String> {
+    fn remember(&self, code: u8, source_began: Time) -> Result<(), String> {
         let Some(state) = &self.state else {
             return Ok(());
         };
@@ -203,7 +207,8 @@ impl Session {
             _ => Ending::Incomplete,
         };
         // Flushing file by file leaves out repairs, and what others wrote.
-        state.finish(ending, self.config.job.fsync == Fsync::End)
+        let flushed = self.config.job.fsync == Fsync::End;
+        state.finish(ending, flushed, source_began)
     }
 
     /// The summary, in whatever form it is wanted.
@@ -261,6 +266,20 @@ impl Session {
         }
     }
 }
+/// By what the run takes directories for unchanged.
+fn passing(config: &Config, state: Option<&Arc<State>>) -> Passing {
+    match (&config.memory, state) {
+        (None, _) => config
+            .since
+            .map_or(Passing::Never, |since| Passing::since(Some(since))),
+        (Some(memory), Some(state)) if memory.purpose == Use::Since => {
+            Passing::since(state.last_complete())
+        }
+        (Some(_), Some(state)) => Passing::Rows(state.clone()),
+        (Some(_), None) => Passing::Never,
+    }
+}
+
 /// Opens what a job remembers. Both roots are there.
 fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
     let Some(dest) = &job.dest else {

@@ -1,4 +1,4 @@
-//! `--incremental` and `--resume` as a user sees them: what is passed over, what is seen, and the state between the runs.
+//! `--incremental`, `--resume` and `--since` as a user sees them: what is passed over, what is seen, and the state between the runs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use support::snap::{assert_equal_trees, snapshot};
@@ -20,7 +20,12 @@ under_each_engine!(
     changes_on_both_sides_are_seen_and_what_vanished_is_forgotten,
     a_dry_run_leaves_the_state_alone,
     killed_runs_are_resumed,
+    since_the_last_success_only_what_changed_is_compared,
+    since_a_time_only_what_changed_later_is_compared,
 );
+
+/// What changed so shortly before the time of `--since`, in whole seconds, counts as changed after it.
+const SINCE_MARGIN: Duration = Duration::from_millis(3300);
 
 /// A pair with a state directory of its own.
 struct Remembering {
@@ -290,11 +295,77 @@ fn what_does_not_go_together_is_refused_in_words() {
         (&["--incremental", "-I"], "--ignore-times"),
         (&["--resume", "--no-times"], "--no-times"),
         (&["--incremental=verify-meta", "--resume"], "verify-meta"),
-        (&[], "--incremental or --resume"),
+        (&[], "--incremental, --resume or --since last"),
+        (&["--since", "@1"], "--state"),
+        (&["--since", "last", "--incremental"], "leave --since out"),
+        (&["--since", "last", "--resume"], "leave --since out"),
+        (&["--since", "last", "--delete"], "--delete"),
+        (&["--since", "last", "--delete-after"], "--delete"),
+        (&["--since", "last", "-I"], "--ignore-times"),
+        (&["--since", "last", "-F"], "merge files"),
+        (&["--since", "soon"], "'soon' is not a time"),
+        (&["--since", "2 days"], "yet to come"),
     ] {
         job.sync("auto", options).exits(1).complains_of(&[word]);
     }
     assert!(!job.state.exists());
+}
+
+fn since_the_last_success_only_what_changed_is_compared(engine: &str) {
+    let job = Remembering::new(&tree(20));
+    let (src, dst) = (&job.pair.src, &job.pair.dst);
+    let old = job.pair.scratch.dir("old");
+    fs::create_dir(old.join("sub")).unwrap();
+    fs::write(old.join("sub/file"), "old").unwrap();
+    thread::sleep(SINCE_MARGIN);
+    let options = ["--since", "last"];
+    let first = job.sync(engine, &options);
+    assert_eq!(first.exits(0).count("dirs_unchanged"), 0);
+    assert_equal_trees(src, dst);
+    assert_eq!(job.jobs()[0]["directories"], 0);
+    let dry = job.sync(engine, &["--since", "last", "-n"]);
+    let second = job.sync(engine, &options);
+    let dirs = second.exits(0).count("dirs_listed");
+    assert_eq!(second.count("dirs_unchanged"), dirs);
+    assert_eq!(dry.count("dirs_unchanged"), dirs);
+    assert_eq!(job.jobs()[0]["runs"], 2);
+
+    // Two changes, one of which cannot be carried over: they stay due until they are.
+    fs::rename(&old, src.join("dirs/new")).unwrap();
+    fs::write(src.join("dirs/1/1/0"), "other").unwrap();
+    fs::remove_file(dst.join("dirs/1/1/0")).unwrap();
+    fs::create_dir_all(dst.join("dirs/1/1/0/in the way")).unwrap();
+    thread::sleep(SINCE_MARGIN);
+    let failed = job.sync(engine, &options);
+    assert!(failed.exits(23).count("dirs_unchanged") > 10);
+    assert_eq!(fs::read(dst.join("dirs/new/sub/file")).unwrap(), b"old");
+    fs::remove_dir_all(dst.join("dirs/1/1/0")).unwrap();
+    let repaired = job.sync(engine, &options);
+    assert_eq!(repaired.exits(0).count("files_copied"), 1);
+    assert_equal_trees(src, dst);
+    let settled = job.sync(engine, &options);
+    let listed = settled.exits(0).count("dirs_listed");
+    assert_eq!(settled.count("dirs_unchanged"), listed);
+}
+
+fn since_a_time_only_what_changed_later_is_compared(engine: &str) {
+    let job = Remembering::new(&tree(20));
+    let (src, dst) = (&job.pair.src, &job.pair.dst);
+    job.pair.sync(engine, &["--since", "2 days ago"]).exits(0);
+    assert_equal_trees(src, dst);
+    thread::sleep(SINCE_MARGIN);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = format!("@{}", now.as_secs());
+    fs::write(src.join("dirs/1/1/0"), "other").unwrap();
+    // Which it does not look at, but for directories that are missing.
+    fs::write(dst.join("dirs/2/2/0"), "changed here").unwrap();
+    fs::remove_dir_all(dst.join("dirs/3/3")).unwrap();
+    let seen = job.pair.sync(engine, &["--since", &now, "--json"]);
+    seen.exits(23).complains_of(&["dirs/3/3"]);
+    assert_eq!(seen.count("files_copied"), 1);
+    assert_eq!(fs::read(dst.join("dirs/2/2/0")).unwrap(), b"changed here");
+    job.pair.sync(engine, &[]).exits(0);
+    assert_equal_trees(src, dst);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Values of settings, from text. Errors continue the sentence that begins with the setting and its value.
 
-use crate::model::size;
+use jiff::civil::DateTime;
+use jiff::{Span, Timestamp, ZonedDateTime};
+
+use crate::model::{Time, size};
 
 pub(super) fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
     match text.parse::<u64>() {
@@ -33,6 +36,35 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| {
         String::from("is not a rate: write KiB per second, or a size such as 100M; 0 is no limit")
     })
+}
+
+/// A time that has been: with an offset, or by the local clock; seconds since 1970; or so long ago.
+pub(super) fn past(text: &str) -> Result<Time, String> {
+    let now = ZonedDateTime::now();
+    let seconds = || Timestamp::from_second(text.strip_prefix('@')?.parse().ok()?).ok();
+    let local = || {
+        let time = text.parse::<DateTime>().ok()?;
+        let time = time.to_zoned_datetime(now.time_zone().clone()).ok()?;
+        Some(time.timestamp())
+    };
+    let ago = || {
+        Some(
+            now.checked_add(text.parse::<Span>().ok()?)
+                .ok()?
+                .timestamp(),
+        )
+    };
+    let told = text.parse::<Timestamp>().ok();
+    match told.or_else(seconds).or_else(local).or_else(ago) {
+        Some(time) if time > now.timestamp() => Err(String::from("is yet to come")),
+        Some(time) => Ok(Time {
+            sec: time.as_second(),
+            nsec: time.subsec_nanosecond().unsigned_abs(),
+        }),
+        None => Err(String::from(
+            "is not a time: write 2026-11-27T03:00:00Z, '2026-11-27 03:00' (local time), '2 days ago', @SECONDS since 1970, or last",
+        )),
+    }
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -87,6 +119,32 @@ pub(super) fn cpus(text: &str, allowed: &[usize]) -> Result<Vec<usize>, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_a_date_or_so_long_ago_and_has_been() {
+        let second = |text: &str| past(text).map(|time| time.sec);
+        assert_eq!(second("2001-09-09T01:46:40Z"), Ok(1_000_000_000));
+        assert_eq!(second("2001-09-09 03:46:40+02:00"), Ok(1_000_000_000));
+        assert_eq!(second("@1000000000"), Ok(1_000_000_000));
+        let (day, now) = (24 * 3600, Timestamp::now().as_second());
+        let local = second("2001-09-09 01:46:40").unwrap();
+        assert!((local - 1_000_000_000).abs() <= day);
+        assert!(second("2001-09-09").is_ok());
+        for (text, wanted) in [("2 days ago", 2 * day), ("1h 30m ago", 5400)] {
+            // A day may be an hour shorter.
+            assert!(
+                (now - second(text).unwrap() - wanted).abs() <= 3700,
+                "{text}"
+            );
+        }
+        for text in ["2 days", "2999-01-01", "@99999999999"] {
+            assert_eq!(past(text), Err(String::from("is yet to come")), "{text}");
+        }
+        for text in ["", "yesterday", "@", "@x", "2001-13-01", "12:00"] {
+            let error = past(text).unwrap_err();
+            assert!(error.starts_with("is not a time"), "{text}");
+        }
+    }
 
     #[test]
     fn numbers_out_of_range_are_refused_with_the_range() {

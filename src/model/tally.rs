@@ -72,6 +72,8 @@ tally! {
     bytes_copied,
     /// Bytes that were cloned (reflink) instead of copied.
     bytes_cloned,
+    /// Bytes of files that an interrupted run had copied already (`--partial`).
+    bytes_resumed,
     dirs_made,
     /// Names that became hard links to another name of theirs.
     links_made,

@@ -167,6 +167,12 @@ fn changes(dry_run: bool, outcome: &Outcome) -> String {
         "{} equal already",
         HumanCount(totals.entries_equal)
     ));
+    if totals.bytes_resumed > 0 {
+        parts.push(format!(
+            "{} left by an interrupted run",
+            HumanBytes(totals.bytes_resumed)
+        ));
+    }
     if totals.dirs_unchanged > 0 {
         parts.push(format!(
             "{} directories unchanged since an earlier run ({} calls saved)",

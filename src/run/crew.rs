@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::FsMaker;
 use super::hands::{HandsOptions, LaneHands};
+use crate::model::chunks::Chunks;
 use crate::model::{Instruments, Meter};
 use crate::monitor::Latencies;
 use crate::shard::{self, Inbox, Node, Shard, Shared};
@@ -24,6 +25,7 @@ pub(super) struct Crew {
     pub(super) files_max: usize,
     pub(super) latencies: Option<Arc<Latencies>>,
     pub(super) seed: u64,
+    pub(super) chunks: Option<Arc<dyn Chunks>>,
 }
 
 impl Crew {
@@ -48,6 +50,7 @@ impl Crew {
                 coordinator: self.shared.coordinator.clone(),
                 files_max: self.files_max,
                 seed,
+                chunks: self.chunks,
             },
         );
         let hands = Rc::new(LaneHands {

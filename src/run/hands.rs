@@ -165,7 +165,7 @@ impl Hands for LaneHands {
             }
             if node.parent().is_none() {
                 for failure in self.lane.flush_filesystems().await {
-                    if let Some(rows) = &shard.shared.options.rows {
+                    if let Some(rows) = shard.shared.options.passing.rows() {
                         rows.distrust();
                     }
                     shard.report(node, error(failure, Vec::new()));

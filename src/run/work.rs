@@ -381,7 +381,8 @@ impl Work<'_> {
                         tally.bytes_cloned.add(copied.bytes);
                         self.count_made(Kind::File, 0);
                     } else {
-                        self.count_made(Kind::File, copied.bytes);
+                        tally.bytes_resumed.add(copied.resumed);
+                        self.count_made(Kind::File, copied.bytes - copied.resumed);
                     }
                     if copied.unsettled {
                         let path = self.path_of(place.name);

@@ -12,10 +12,9 @@ use nix::errno::Errno;
 use super::batch::read_batch;
 use super::part::Part;
 use super::plan::InHand;
-use super::skip::Seen;
+use super::skip::{Hope, Seen};
 use super::{Dirs, Message, Mode, Shard, node, skip, traverser};
 use crate::error::{Error, OpKind, Side};
-use crate::model::unchanged::Row;
 use crate::model::{Listing, Time};
 use crate::throttle::{DirPermit, IndexLease};
 
@@ -60,14 +59,14 @@ enum Body {
 #[derive(Default)]
 pub(super) struct Parts(RefCell<HashMap<usize, Sender<PartMessage>>>);
 
-/// Splits the directory whose first names `part` has listed. `since`: before it was opened. `hope`: the row by which it may be
-/// unchanged; its copy is not open then.
+/// Splits the directory whose first names `part` has listed. `since`: before it was opened. `hope`: by what it may be unchanged;
+/// its copy is not open then.
 pub(super) async fn split(
     shard: &Rc<Shard>,
     dirs: Dirs,
     mut part: Part,
     permit: DirPermit,
-    (since, hope): (Time, Option<Row>),
+    (since, hope): (Time, Option<Hope>),
 ) {
     tracing::debug!(path = %crate::model::path::escape(&dirs.node.path()), "split a giant directory over the shards");
     dirs.node.expect(shard.shared.shards());

@@ -56,13 +56,13 @@ use crate::control::retry::RetryBudget;
 use crate::error::{Error, Side};
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
-use crate::model::unchanged::Rows;
-use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
+use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally, Time};
 use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use idle::Idle;
 use pulse::Pulse;
 use queue::Queue;
+pub use skip::Passing;
 use skip::SourceClock;
 
 /// Messages of each kind that may wait in one shard's inbox. A message carries all children of a directory for that shard, so
@@ -105,8 +105,7 @@ pub struct Options {
     pub transfers_max: usize,
     /// The same where calls return at once.
     pub busy_transfers_max: usize,
-    /// What earlier runs left, in a run that remembers.
-    pub rows: Option<Arc<dyn Rows>>,
+    pub passing: Passing,
 }
 
 /// What all shards of a run share.
@@ -171,6 +170,12 @@ impl Shared {
     #[must_use]
     pub fn source_root(&self) -> Option<(u64, u64)> {
         self.source_root.get().copied()
+    }
+
+    /// What the source's clock showed at the moment `at` of ours, at least, as far as this run has seen.
+    #[must_use]
+    pub fn source_clock_at(&self, at: Time) -> Time {
+        self.source_clock.earliest(at)
     }
 
     fn shards(&self) -> usize {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::batch::{read_batch, stat_all};
 use super::index::NameIndex;
-use super::plan::{InHand, Plan, Step};
+use super::plan::{InHand, Plan, Removal, Step};
 use super::skip::Seen;
 use super::{Dirs, Mode, Shard, sift, skip};
 use crate::error::{Cause, Error, OpKind, Side};
@@ -37,6 +37,8 @@ pub(super) struct Part {
     pub(super) dest_complete: bool,
     /// Other shards have the other names of the directory.
     pub(super) is_split: bool,
+    /// Temporary files that the copying of an entry may go on with, by its position.
+    partials: Vec<(usize, Removal)>,
     /// The entries of the source, in a run that remembers.
     contents: Option<Contents>,
     /// The copy has exactly these names, so it is not listed.
@@ -67,6 +69,7 @@ impl Part {
             index: NameIndex::new(shard.shared.hasher.clone()),
             judge,
             matched: Vec::new(),
+            partials: Vec::new(),
             source_complete: false,
             dest_complete: false,
             is_split: false,
@@ -260,6 +263,7 @@ impl Part {
             // Without the whole destination listing nobody knows what is missing there.
             Mode::Sync | Mode::DeleteOnly => {}
         }
+        self.remove_needless_partials();
         self.plan
     }
 

@@ -1,6 +1,6 @@
 //! What is to be done in one directory.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::time::Instant;
 
 use crate::io::Links;
@@ -20,9 +20,16 @@ pub struct StrayRule {
     pub before: Time,
     /// The name that a temporary file would have got.
     pub target_of: fn(&[u8]) -> &[u8],
+    /// Whether one is the source's file of that name in part, which this run goes on with; nothing when none is.
+    pub is_partial_of: Option<fn(&CStr, &CStr, &Meta) -> bool>,
 }
 
 impl StrayRule {
+    /// Whether this run may go on with a temporary file of an entry of the source.
+    pub(super) fn is_partial(&self, name: &CStr, entry: &CStr, source: &Meta) -> bool {
+        self.is_partial_of.is_some_and(|is| is(name, entry, source))
+    }
+
     pub(super) fn target(self, name: &[u8]) -> &[u8] {
         (self.target_of)(name)
     }

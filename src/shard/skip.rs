@@ -10,9 +10,49 @@ use super::{Dirs, Mode, Node, Presence, Shard, node};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply, Target};
 use crate::model::unchanged::{
-    Contents, Found, Note, Now, Row, Verdict, dest_digest, is_settled, name_digest, source_digest,
+    Contents, Found, Note, Now, Row, Rows, Verdict, dest_digest, is_settled, name_digest,
+    source_digest,
 };
-use crate::model::{Meta, Time};
+use crate::model::{Kind, Meta, Time};
+
+/// By what directories are taken for unchanged.
+#[derive(Clone, Default)]
+pub enum Passing {
+    #[default]
+    Never,
+    /// As they and their copies were when earlier runs ended.
+    Rows(Arc<dyn Rows>),
+    /// When the source says that nothing in them was changed at this time or later. Without a time none of them is; then only
+    /// the source's clock is watched.
+    Since(Option<Time>),
+}
+
+impl Passing {
+    /// What changed at this time or later is compared. Filesystems that count in seconds, or by twos, say that less exactly.
+    #[must_use]
+    pub fn since(time: Option<Time>) -> Self {
+        const COARSEST_TICK: i64 = 2;
+        Self::Since(time.map(|time| Time {
+            sec: time.sec.saturating_sub(COARSEST_TICK),
+            ..time
+        }))
+    }
+
+    /// What earlier runs left, in a run that remembers.
+    #[must_use]
+    pub fn rows(&self) -> Option<&Arc<dyn Rows>> {
+        match self {
+            Self::Rows(rows) => Some(rows),
+            Self::Never | Self::Since(_) => None,
+        }
+    }
+}
+
+/// By what one directory may turn out to be unchanged.
+pub(super) enum Hope {
+    Row(Row),
+    Since(Time),
+}
 
 /// The clock of the source's filesystem, where that may be another machine's: it is at least as late as the times that it has
 /// given. So much is known to be ahead of our clock, in nanoseconds; less than nothing when it may be behind.
@@ -25,6 +65,14 @@ impl Default for SourceClock {
 }
 
 impl SourceClock {
+    /// What the clocks of the source's filesystems showed at the moment `at` of ours, at least, as far as was seen since.
+    pub(super) fn earliest(&self, at: Time) -> Time {
+        match self.0.load(Relaxed) {
+            i64::MIN => at,
+            ahead => at.min(Time::from_nanos(at.as_nanos().saturating_add(ahead))),
+        }
+    }
+
     /// What the clock showed at the moment `at` of ours, at least; `newest` is a time that was seen since.
     fn at_least(&self, at: Time, newest: Time) -> Time {
         let ahead = newest.as_nanos().saturating_sub(now().as_nanos());
@@ -37,20 +85,27 @@ pub(super) fn now() -> Time {
     SystemTime::now().into()
 }
 
-/// What earlier runs say of a directory whose copy may turn out to be unchanged: it looks as it did.
-pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Row> {
+/// What lets a directory whose copy is there turn out to be unchanged.
+pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Hope> {
     let options = &shard.shared.options;
-    let rows = options.rows.as_ref()?;
     if options.mode != Mode::Sync || !node.reach.is_whole() {
         return None;
     }
-    let row = rows.row(node.key())?;
+    let hope = match &options.passing {
+        Passing::Rows(rows) => Hope::Row(rows.row(node.key())?),
+        Passing::Since(since) => Hope::Since((*since)?),
+        Passing::Never => return None,
+    };
     let meta = stat_dest(shard, node).await?;
-    if dest_digest(&meta) != row.dest {
+    let as_it_was = match &hope {
+        Hope::Row(row) => dest_digest(&meta) == row.dest,
+        Hope::Since(_) => meta.kind == Kind::Dir,
+    };
+    if !as_it_was {
         return None;
     }
     node.set_meta(Side::Destination, meta);
-    Some(row)
+    Some(hope)
 }
 
 /// A look at the copy of a directory from outside. What cannot be looked at is left to whoever opens it.
@@ -73,22 +128,28 @@ async fn stat(shard: &Shard, target: Target) -> Option<Meta> {
 }
 
 /// Whether there is still hope when the source directory is open.
-pub(super) fn still_hopes(node: &Node, row: &Row) -> bool {
+pub(super) fn still_hopes(node: &Node, hope: &Hope) -> bool {
     let Some(source) = node.meta(Side::Source) else {
         return false;
     };
-    let now = Now {
-        source: source_digest(source),
-        dest: None,
-        contents: None,
-    };
-    row.judge(&now) == Verdict::Perhaps
+    match hope {
+        Hope::Row(row) => {
+            let now = Now {
+                source: source_digest(source),
+                dest: None,
+                contents: None,
+            };
+            row.judge(&now) == Verdict::Perhaps
+        }
+        Hope::Since(since) => source.ctime < *since,
+    }
 }
 
-/// The entries of a source directory, to be counted; nothing when nobody remembers them.
+/// The entries of a source directory, to be counted; nothing when nobody asks for them.
 pub(super) fn contents(shard: &Shard, node: &Node) -> Option<Contents> {
     let options = &shard.shared.options;
-    let wanted = options.rows.is_some() && options.mode == Mode::Sync && node.reach.is_whole();
+    let is_asked = !matches!(options.passing, Passing::Never);
+    let wanted = is_asked && options.mode == Mode::Sync && node.reach.is_whole();
     wanted.then(Contents::default)
 }
 
@@ -108,30 +169,32 @@ impl Seen {
     }
 }
 
-/// Remembers what a source directory was found to be, and judges it by the row. Returns whether it is unchanged. `since`: our
-/// clock, before the directory was opened.
-pub(super) fn judge(
-    shard: &Shard,
-    dirs: &Dirs,
-    since: Time,
-    seen: Seen,
-    row: Option<&Row>,
-) -> bool {
+/// Remembers what a source directory was found to be. Returns whether it is unchanged. `at`: our clock, before the directory
+/// was opened.
+pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Option<&Hope>) -> bool {
     let Some((source, dir)) = dirs.node.meta(Side::Source).zip(dirs.source.as_ref()) else {
         return false;
     };
     let rules = dirs.node.scope().map_or(0, |scope| scope.digest());
     let (digest, contents) = (source_digest(source), seen.contents.digest(rules));
-    let is_unchanged = row.is_some_and(|row| {
-        let now = Now {
-            source: digest,
-            dest: dirs.node.meta(Side::Destination).map(dest_digest),
-            contents,
-        };
-        row.judge(&now) == Verdict::Unchanged
-    });
     let newest = seen.contents.newest().max(source.ctime);
-    let settled = is_settled(newest, clock(shard, dir, since, newest));
+    let clock = clock(shard, dir, at, newest);
+    let is_unchanged = match hope {
+        None => false,
+        Some(Hope::Row(row)) => {
+            let now = Now {
+                source: digest,
+                dest: dirs.node.meta(Side::Destination).map(dest_digest),
+                contents,
+            };
+            row.judge(&now) == Verdict::Unchanged
+        }
+        Some(Hope::Since(since)) => contents.is_some() && newest < *since,
+    };
+    if shard.shared.options.passing.rows().is_none() {
+        return is_unchanged;
+    }
+    let settled = is_settled(newest, clock);
     let mut subdirs = seen.subdirs;
     subdirs.sort_unstable();
     dirs.node.set_found(Found {
@@ -213,7 +276,7 @@ pub async fn look_again(shard: &Shard, node: &Node, dir: &Handle) -> Option<Meta
 
 /// Tells of a directory that is finished. `dest`: how its copy looks now, when nobody else can have changed it unseen.
 pub async fn tell(shard: &Shard, node: &Node, dest: Option<&Meta>) {
-    let Some(rows) = &shard.shared.options.rows else {
+    let Some(rows) = shard.shared.options.passing.rows() else {
         return;
     };
     let Some(found) = node.found() else { return };

@@ -11,11 +11,10 @@ use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Read};
 use super::plan::{InHand, Plan, Removal};
 use super::queue::{Child, Run, Turn};
-use super::skip;
+use super::skip::{self, Hope};
 use super::{Inbox, Message, Mode, Shard, giant, sift, symlinks};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::{Handle, Links, Op, Reply, Target};
-use crate::model::unchanged::Row;
 use crate::model::{Kind, Listing, State, Timed, Wait};
 use crate::throttle::{Admission, DirPermit};
 
@@ -211,8 +210,8 @@ pub(super) async fn open_dest_late(shard: &Rc<Shard>, dirs: &mut Dirs) -> Option
 }
 
 /// Opens both sides of a directory that is this tree's to enter. What keeps it from being entered is told. The destination
-/// stays closed when there is a row by which it may be unchanged.
-async fn enter(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Row>)> {
+/// stays closed when it may be unchanged.
+async fn enter(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Hope>)> {
     let (dirs, hope) = open_dirs(shard, node).await?;
     if is_other_filesystem(shard, &dirs) {
         return None;
@@ -315,15 +314,15 @@ async fn enqueue(shard: &Rc<Shard>, node: &Arc<Node>, children: Vec<Child>) {
 }
 
 /// Opens both sides. Reports what cannot be opened; without a source nothing is done, and nothing is deleted.
-async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Row>)> {
+async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<Hope>)> {
     let open_dest = async {
         if node.presence == Presence::Absent {
             return Ok(Counterpart::Absent);
         }
         if node.presence == Presence::Existing
-            && let Some(row) = skip::hope(shard, node).await
+            && let Some(hope) = skip::hope(shard, node).await
         {
-            return Ok(Counterpart::Hoped(row));
+            return Ok(Counterpart::Hoped(hope));
         }
         open_or_repeat(shard, node, Side::Destination)
             .await
@@ -344,7 +343,7 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<
     let (dest, hope) = match dest.ok()? {
         Counterpart::Absent => (None, None),
         Counterpart::Open(dest) => (Some(dest), None),
-        Counterpart::Hoped(row) if skip::still_hopes(node, &row) => (None, Some(row)),
+        Counterpart::Hoped(hope) if skip::still_hopes(node, &hope) => (None, Some(hope)),
         Counterpart::Hoped(_) => {
             let opened = open_or_repeat(shard, node, Side::Destination).await;
             let opened = opened.map_err(|error| shard.report(node, error));
@@ -376,8 +375,8 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<
 enum Counterpart {
     Absent,
     Open(Handle),
-    /// Not opened: it looks as the row says, and may turn out to be unchanged.
-    Hoped(Row),
+    /// Not opened: it may turn out to be unchanged.
+    Hoped(Hope),
 }
 
 /// Opens one side; what may pass is waited for.

@@ -24,6 +24,8 @@ use redb::{
     TableDefinition,
 };
 
+use crate::model::Time;
+use crate::model::chunks::{ChunkDigest, Chunks, Version};
 use crate::model::unchanged::{Key, Note, Row, Rows};
 pub use jobs::JobKey;
 use lock::Lock;
@@ -39,6 +41,9 @@ const NOTES_MAX: usize = 16 * 1024;
 
 const ROWS: TableDefinition<'_, u128, RowBytes> = TableDefinition::new("directories");
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job");
+
+/// By file and chunk.
+const CHUNKS: TableDefinition<'_, (u128, u64), u128> = TableDefinition::new("chunks");
 
 type RowBytes = [u8; 36];
 
@@ -61,6 +66,14 @@ fn decode(bytes: &RowBytes) -> Row {
         contents: u128::from_le_bytes(part(bytes, 16)),
         run: u32::from_le_bytes(part(bytes, 32)),
     }
+}
+
+/// What the writer is told.
+enum Told {
+    Directory(Note),
+    Chunk(Version, ChunkDigest),
+    /// Of a file nothing is to be known any more.
+    Complete(Version),
 }
 
 /// What the database says. It is large, seldom, and therefore on the heap.
@@ -88,6 +101,8 @@ pub enum Use {
     Resume,
     /// Everything is compared, and rows are written.
     Verify,
+    /// Rows are neither read nor written: only runs are remembered.
+    Since,
 }
 
 /// The database, as long as a run needs it. Whoever has one of these closes it by dropping it.
@@ -103,7 +118,7 @@ enum Open {
 /// The state of one job, for one run of it.
 pub struct State {
     runs: Runs,
-    notes: async_channel::Sender<Note>,
+    notes: async_channel::Sender<Told>,
     /// Until the run has finished.
     open: Mutex<Option<Open>>,
     /// For those who look up rows. They may outlive the run, and must not keep it open: it would seem to have been killed.
@@ -167,11 +182,18 @@ impl State {
         }))
     }
 
+    /// When the last run began after which everything was equal, by the source's clock.
+    #[must_use]
+    pub fn last_complete(&self) -> Option<Time> {
+        self.runs.last_complete()
+    }
+
     /// Ends the run: everything that was told of is written when this returns. `flushed`: it is on the destination's disk.
+    /// `source_began`: when it began by the source's clock, or earlier.
     ///
     /// # Errors
     /// What kept the state from being read or written, in words. What was written before stays true.
-    pub fn finish(&self, ending: Ending, flushed: bool) -> Result<(), String> {
+    pub fn finish(&self, ending: Ending, flushed: bool, source_began: Time) -> Result<(), String> {
         self.notes.close();
         let ending = if self.is_void.load(SeqCst) {
             Ending::Void
@@ -187,11 +209,12 @@ impl State {
             return Err(String::from("the thread that writes the state panicked"));
         };
         // Also when rows are missing: none that is there is wrong.
-        let ended = self.runs.end(&db, ending, flushed);
+        let ended = self.runs.end(&db, ending, flushed, source_began);
         let say = |what: &str, error: &StoreError| {
             format!("cannot {what} the state '{}': {error}", self.path.display())
         };
-        match (written.and(ended), self.failure.get()) {
+        let compacted = compact_if_roomy(db, &self.path);
+        match (written.and(ended).and(compacted), self.failure.get()) {
             (Err(error), _) => Err(say("write", &error)),
             (Ok(()), Some(error)) => Err(say("read", error)),
             (Ok(()), None) => Ok(()),
@@ -205,6 +228,22 @@ impl State {
         };
         let rows = db.begin_read()?.open_table(ROWS)?;
         Ok(rows.get(key.0)?.map(|bytes| decode(&bytes.value())))
+    }
+}
+
+impl State {
+    fn look_up_chunks(&self, file: Version) -> Result<Vec<ChunkDigest>, StoreError> {
+        let Some(db) = self.db.upgrade() else {
+            return Ok(Vec::new());
+        };
+        let chunks = db.begin_read()?.open_table(CHUNKS)?;
+        let known = chunks.range((file.0, 0)..=(file.0, u64::MAX))?;
+        known
+            .map(|entry| {
+                let (key, digest) = entry?;
+                Ok((key.value().1, digest.value()))
+            })
+            .collect()
     }
 }
 
@@ -226,7 +265,7 @@ impl Rows for State {
     fn note(&self, note: Note) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // Closed when writing has failed, which the end of the run tells.
-            let _ = self.notes.send(note).await;
+            let _ = self.notes.send(Told::Directory(note)).await;
         })
     }
 
@@ -236,6 +275,21 @@ impl Rows for State {
 
     fn distrust(&self) {
         self.is_void.store(true, SeqCst);
+    }
+}
+
+impl Chunks for State {
+    fn known(&self, file: Version) -> Vec<ChunkDigest> {
+        // What cannot be read is not known.
+        self.look_up_chunks(file).unwrap_or_default()
+    }
+
+    fn note(&self, file: Version, chunk: ChunkDigest) {
+        let _ = self.notes.try_send(Told::Chunk(file, chunk));
+    }
+
+    fn forget(&self, file: Version) {
+        let _ = self.notes.try_send(Told::Complete(file));
     }
 }
 
@@ -270,6 +324,21 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
     Ok(builder.create_with_backend(FileBackend::new(open_private(path)?)?)?)
 }
 
+/// Gives back what is free in a file when that is most of it: a run that writes every row anew leaves the old pages.
+fn compact_if_roomy(db: Arc<Database>, path: &Path) -> Result<(), StoreError> {
+    /// Above what a row takes when all were written once.
+    const ROW_BYTES_MAX: u64 = 170;
+    /// What an empty one takes, and more than is worth the time.
+    const BYTES_MIN: u64 = 16 << 20;
+    let rows = db.begin_read()?.open_table(ROWS)?.len()?;
+    let is_roomy = fs::metadata(path)?.len() > BYTES_MIN + rows * ROW_BYTES_MAX;
+    // Somebody may still look something up, when a run was ended in the midst; then the next one does it.
+    if is_roomy && let Some(mut db) = Arc::into_inner(db) {
+        db.compact()?;
+    }
+    Ok(())
+}
+
 fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
     let shown = path.display();
     format!(
@@ -284,6 +353,7 @@ fn begin(db: &Database, job: &JobKey, purpose: Use) -> Result<Result<Runs, Strin
     let owner = {
         let mut facts = txn.open_table(FACTS)?;
         txn.open_table(ROWS)?;
+        txn.open_table(CHUNKS)?;
         if facts.is_empty()? {
             job.sign(&mut facts)?;
         }
@@ -319,7 +389,7 @@ fn look(
 fn start_threads(
     db: &Arc<Database>,
     runs: &Runs,
-    inbox: async_channel::Receiver<Note>,
+    inbox: async_channel::Receiver<Told>,
     places: Vec<PathBuf>,
 ) -> Result<JoinHandle<Result<(), StoreError>>, String> {
     let thread = || std::thread::Builder::new().name(String::from("state"));

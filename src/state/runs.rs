@@ -12,7 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redb::{Database, ReadTransaction, ReadableTable, Table, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, Use};
+use super::{CHUNKS, StoreError, Use};
+use crate::model::Time;
 
 /// By run; each a [`RunRecord`] in JSON.
 pub(super) const RUNS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("runs");
@@ -41,6 +42,8 @@ pub struct RunRecord {
     pub began: u64,
     pub ended: Option<u64>,
     pub ending: Ending,
+    /// When it began by the source's clock, or earlier; in nanoseconds since 1970. Known when it has ended.
+    source_began: Option<i64>,
     /// Names one start of one machine's kernel.
     boot: String,
     /// The destination was flushed since.
@@ -58,6 +61,8 @@ pub(super) struct Runs {
     doubtful: Arc<[u32]>,
     /// Those of which a flush tells whether it was.
     unflushed: Arc<[u32]>,
+    /// When the last one began that made all equal, by the source's clock.
+    last_complete: Option<i64>,
     /// How that flush went, when it is over.
     is_flushed: Arc<OnceLock<bool>>,
 }
@@ -71,6 +76,7 @@ impl Runs {
         let boot = boot_id();
         let (mut doubtful, mut unflushed) = (Vec::new(), Vec::new());
         let (mut last, mut last_ended, mut oldest) = (0, 0, 0);
+        let mut last_complete = None;
         for entry in table.iter()? {
             let (run, bytes) = entry?;
             last = run.value();
@@ -84,8 +90,13 @@ impl Runs {
             }
             if record.ending == Ending::Void || (record.boot != boot && !record.flushed) {
                 doubtful.push(last);
-            } else if !record.flushed {
+                continue;
+            }
+            if !record.flushed {
                 unflushed.push(last);
+            }
+            if record.ending == Ending::Complete {
+                last_complete = record.source_began;
             }
         }
         let current = last + 1;
@@ -93,10 +104,11 @@ impl Runs {
             began: now(),
             ended: None,
             ending: Ending::Open,
+            source_began: None,
             boot,
             flushed: false,
             oldest: match purpose {
-                Use::Skip => oldest,
+                Use::Skip | Use::Since => oldest,
                 Use::Resume => oldest.max(last_ended + 1),
                 Use::Verify => current,
             },
@@ -106,6 +118,7 @@ impl Runs {
             record,
             doubtful: doubtful.into(),
             unflushed: unflushed.into(),
+            last_complete,
             is_flushed: Arc::default(),
         })
     }
@@ -113,6 +126,10 @@ impl Runs {
     /// Writes that this run has begun.
     pub(super) fn tell(&self, table: &mut Table<'_, u32, &[u8]>) -> Result<(), StoreError> {
         put(table, self.current, &self.record)
+    }
+
+    pub(super) fn last_complete(&self) -> Option<Time> {
+        self.last_complete.map(Time::from_nanos)
     }
 
     pub(super) fn current(&self) -> u32 {
@@ -148,13 +165,18 @@ impl Runs {
         db: &Database,
         ending: Ending,
         flushed: bool,
+        source_began: Time,
     ) -> Result<(), StoreError> {
+        // What it passed over as finished by earlier runs may be lost.
+        let is_lost = self.is_flushed.get() == Some(&false);
+        let ending = if is_lost { Ending::Void } else { ending };
         let txn = db.begin_write()?;
         {
             let mut table = txn.open_table(RUNS)?;
             let record = RunRecord {
                 ended: Some(now()),
                 ending,
+                source_began: Some(source_began.as_nanos()),
                 flushed: flushed && ending != Ending::Void,
                 ..self.record.clone()
             };
@@ -170,6 +192,11 @@ impl Runs {
                 }
                 put(&mut table, *run, &record)?;
             }
+        }
+        if ending == Ending::Complete {
+            // No file is left in part, and what is told of one is of no use.
+            txn.delete_table(CHUNKS)?;
+            txn.open_table(CHUNKS)?;
         }
         txn.commit()?;
         Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, TryRecvError};
 use redb::{Database, ReadableTable, Table};
 
-use super::{ROWS, RowBytes, StoreError, encode};
+use super::{CHUNKS, ROWS, RowBytes, StoreError, Told, encode};
 use crate::model::unchanged::{Key, Note};
 
 /// How much of a run may be lost when it is killed, and be compared again by the next one.
@@ -14,7 +14,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Writes notes until nobody will send any more.
-pub(super) fn write_all(db: &Database, inbox: &Receiver<Note>) -> Result<(), StoreError> {
+pub(super) fn write_all(db: &Database, inbox: &Receiver<Told>) -> Result<(), StoreError> {
     let outcome = write_batches(db, inbox);
     if outcome.is_err() {
         // Who has something to tell must not wait for ever.
@@ -23,16 +23,19 @@ pub(super) fn write_all(db: &Database, inbox: &Receiver<Note>) -> Result<(), Sto
     outcome
 }
 
-fn write_batches(db: &Database, inbox: &Receiver<Note>) -> Result<(), StoreError> {
+fn write_batches(db: &Database, inbox: &Receiver<Told>) -> Result<(), StoreError> {
     while let Ok(first) = inbox.recv_blocking() {
         let began = Instant::now();
         let txn = db.begin_write()?;
         {
-            let mut rows = txn.open_table(ROWS)?;
-            write(&mut rows, &first)?;
+            let mut tables = Tables {
+                rows: txn.open_table(ROWS)?,
+                chunks: txn.open_table(CHUNKS)?,
+            };
+            tables.write(&first)?;
             while began.elapsed() < COMMIT_EVERY {
                 match inbox.try_recv() {
-                    Ok(note) => write(&mut rows, &note)?,
+                    Ok(told) => tables.write(&told)?,
                     Err(TryRecvError::Empty) => std::thread::sleep(LOOK_EVERY),
                     Err(TryRecvError::Closed) => break,
                 }
@@ -41,6 +44,27 @@ fn write_batches(db: &Database, inbox: &Receiver<Note>) -> Result<(), StoreError
         txn.commit()?;
     }
     Ok(())
+}
+
+struct Tables<'a> {
+    rows: Table<'a, u128, RowBytes>,
+    chunks: Table<'a, (u128, u64), u128>,
+}
+
+impl Tables<'_> {
+    fn write(&mut self, told: &Told) -> Result<(), StoreError> {
+        match told {
+            Told::Directory(note) => write(&mut self.rows, note)?,
+            Told::Chunk(file, (chunk, digest)) => {
+                self.chunks.insert((file.0, *chunk), digest)?;
+            }
+            Told::Complete(file) => {
+                let chunks = (file.0, 0)..=(file.0, u64::MAX);
+                self.chunks.retain_in(chunks, |_, _| false)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn write(rows: &mut Table<'_, u128, RowBytes>, note: &Note) -> Result<(), StoreError> {

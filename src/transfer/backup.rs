@@ -409,7 +409,8 @@ impl Lane {
             },
         };
         self.truncate(&made.file, existing.size).await?;
-        pair.copy_span(0..existing.size, &self.buffers).await?;
+        pair.copy_span(0..existing.size, &self.buffers, None)
+            .await?;
         let original = Target::Open(old);
         let change = self.change_to(original, &existing, &made.meta).await?;
         self.dress_backup(made.file.clone(), change).await?;

@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::buffers::{BUFFER_BYTES, Buffers};
 use super::large::LARGE_BYTES_MIN;
+use super::partial::Partial;
 use super::{Copied, Failure, Lane, Reflink, Spread};
 use crate::error::Side;
 use crate::io::{Buffer, DIRECT_BYTES, Fs, Handle, Op, OpError, Reply};
@@ -63,14 +65,17 @@ impl Method {
 
 impl Pair<'_> {
     /// Copies a range with its holes, up to the end of the source if that comes first. Returns how far it got, in bytes.
+    /// `digest` takes in what is copied, when it passes through buffers; no file with holes has one.
     pub(super) async fn copy_span(
         &self,
         span: Range<u64>,
         buffers: &Buffers,
+        digest: Option<&mut Xxh3>,
     ) -> Result<u64, Failure> {
         if !self.method.skip_holes {
-            return self.copy_data(span, buffers).await;
+            return self.copy_data(span, buffers, digest).await;
         }
+        debug_assert!(digest.is_none(), "holes have none");
         let mut at = span.start;
         while at < span.end {
             let Some(data) = self
@@ -82,7 +87,7 @@ impl Pair<'_> {
                 break;
             };
             let data = data.start.max(at)..data.end.min(span.end);
-            let copied = self.copy_data(data.clone(), buffers).await?;
+            let copied = self.copy_data(data.clone(), buffers, None).await?;
             at = data.start + copied;
             if copied == 0 || at < data.end {
                 break;
@@ -103,7 +108,12 @@ impl Pair<'_> {
 
     /// Copies a range: by copy_file_range where that works, else by reading and writing. Short counts are looped; the end
     /// of the source ends it. Returns the bytes copied.
-    async fn copy_data(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
+    async fn copy_data(
+        &self,
+        span: Range<u64>,
+        buffers: &Buffers,
+        digest: Option<&mut Xxh3>,
+    ) -> Result<u64, Failure> {
         let mut at = span.start;
         while self.method.way == Way::Kernel && span.end - at >= COPY_RANGE_BYTES_MIN {
             match self.copy_range(at, span.end - at).await? {
@@ -114,7 +124,8 @@ impl Pair<'_> {
             glommio::executor().yield_if_needed().await;
         }
         let copied = at - span.start;
-        Ok(copied + self.read_and_write(at..span.end, buffers).await?)
+        let left = at..span.end;
+        Ok(copied + self.read_and_write(left, buffers, digest).await?)
     }
 
     /// A run that ends does not wait for the rest of a file: on a slow filesystem that takes minutes.
@@ -143,8 +154,14 @@ impl Pair<'_> {
 
     /// Reads up to the end of the range, or of the file if that comes first, and writes it. Only a read of nothing is the
     /// end of the file: FUSE and /proc give short counts before it.
-    async fn read_and_write(&self, span: Range<u64>, buffers: &Buffers) -> Result<u64, Failure> {
-        match self.read_and_write_with(buffers.take(), span).await {
+    async fn read_and_write(
+        &self,
+        span: Range<u64>,
+        buffers: &Buffers,
+        digest: Option<&mut Xxh3>,
+    ) -> Result<u64, Failure> {
+        let buffer = buffers.take();
+        match self.read_and_write_with(buffer, span, digest).await {
             Ok((buffer, count)) => {
                 buffers.give_back(buffer);
                 Ok(count)
@@ -160,6 +177,7 @@ impl Pair<'_> {
         &self,
         mut buffer: Buffer,
         span: Range<u64>,
+        mut digest: Option<&mut Xxh3>,
     ) -> Result<(Buffer, u64), Failure> {
         let mut at = span.start;
         while at < span.end {
@@ -175,12 +193,40 @@ impl Pair<'_> {
             if count_wanted == 0 {
                 break;
             }
+            if let Some(digest) = &mut digest {
+                digest.update(&buffer[..count_wanted]);
+            }
             buffer = self.write(buffer, count_wanted, at).await?;
             at += count_wanted as u64;
             self.may_go_on(at < span.end)?;
             glommio::executor().yield_if_needed().await;
         }
         Ok((buffer, at - span.start))
+    }
+
+    /// The digest of what the destination has in a range.
+    pub(super) async fn dest_digest(
+        &self,
+        span: Range<u64>,
+        buffers: &Buffers,
+    ) -> Result<u128, Failure> {
+        let (mut digest, mut at) = (Xxh3::new(), span.start);
+        let mut buffer = buffers.take();
+        while at < span.end {
+            let read = read(self.dest_fs, self.dest, buffer, at, Side::Destination);
+            let count;
+            (buffer, count) = read.await.inspect_err(|_| buffers.lose(1))?;
+            let left = usize::try_from(span.end - at).unwrap_or(usize::MAX);
+            let count = count.min(left);
+            if count == 0 || self.cancel.is_set() {
+                break;
+            }
+            digest.update(&buffer[..count]);
+            at += count as u64;
+            glommio::executor().yield_if_needed().await;
+        }
+        buffers.give_back(buffer);
+        Ok(digest.digest128())
     }
 
     /// Writes the first `len` bytes of a buffer, or those that are not in blocks of zeros.
@@ -281,6 +327,7 @@ impl Lane {
         source: &Handle,
         dest: &Handle,
         meta: &Meta,
+        partial: Option<Partial>,
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
         let size = meta.size;
@@ -305,13 +352,12 @@ impl Lane {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
         }
-        let bytes = if is_large {
-            self.copy_large(pair, size, spread).await?
-        } else {
-            // Some files (of /proc) say 0 and have contents: those are read to their end.
-            let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
-            pair.copy_span(0..end, &self.buffers).await?
-        };
+        if is_large {
+            return self.copy_large(pair, size, partial, spread).await;
+        }
+        // Some files (of /proc) say 0 and have contents: those are read to their end.
+        let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
+        let bytes = pair.copy_span(0..end, &self.buffers, None).await?;
         if size == 0 && bytes >= UNSIZED_BYTES_MAX {
             let (kind, errno) = (crate::error::OpKind::Read, Errno::EFBIG);
             return Err(Failure::new(Side::Source, OpError { kind, errno }));

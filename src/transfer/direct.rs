@@ -3,39 +3,45 @@
 use std::rc::Rc;
 
 use super::contents::{Pair, Way};
-use super::{Failure, Lane, Spread};
+use super::partial::Partial;
+use super::{Copied, Failure, Lane, Spread};
 use crate::error::Side;
 use crate::io::{DIRECT_BYTES, Fs, Handle, Op, OpError, Reply};
 
 impl Lane {
-    /// Copies a large file together with other shards. Returns the bytes copied.
+    /// Copies a large file together with other shards.
     pub(super) async fn copy_large(
         &self,
         mut pair: Pair<'_>,
         size: u64,
+        partial: Option<Partial>,
         spread: &dyn Spread,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Copied, Failure> {
+        let digests = self.digests(partial);
+        if digests.is_some() {
+            // What the kernel copies has no digest.
+            pair.method.way = Way::Buffers;
+        }
         let direct = self.go_direct(&pair, size).await;
         let mut whole = size;
         if direct {
             pair.method.way = Way::Direct;
             whole -= size % DIRECT_BYTES as u64;
         }
-        let copying = self.large.offer(&pair, whole, self.cancel.clone());
+        let copying = self.large.offer(&pair, whole, digests, self.cancel.clone());
         spread.spread(&self.large).await;
-        let bytes = copying.end().await?;
-        if !direct {
-            return Ok(bytes);
+        let mut copied = copying.end().await?;
+        if direct {
+            pair.method.way = Way::Buffers;
+            let back = set_direct(pair.source_fs, pair.source, false).await;
+            back.map_err(|error| Failure::new(Side::Source, error))?;
+            let back = set_direct(pair.dest_fs, pair.dest, false).await;
+            back.map_err(|error| Failure::new(Side::Destination, error))?;
+            if copied.bytes == whole {
+                copied.bytes += pair.copy_span(whole..size, &self.buffers, None).await?;
+            }
         }
-        pair.method.way = Way::Buffers;
-        let back = set_direct(pair.source_fs, pair.source, false).await;
-        back.map_err(|error| Failure::new(Side::Source, error))?;
-        let back = set_direct(pair.dest_fs, pair.dest, false).await;
-        back.map_err(|error| Failure::new(Side::Destination, error))?;
-        if bytes < whole {
-            return Ok(bytes);
-        }
-        Ok(bytes + pair.copy_span(whole..size, &self.buffers).await?)
+        Ok(copied)
     }
 
     /// Takes both files past the page cache, when the source is not in it: then the cache would cost another copy of all data,

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use nix::errno::Errno;
 
 use super::backup::Kept;
+use super::partial::Partial;
 use super::{Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode, verify};
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, Reply, Target};
@@ -36,6 +37,8 @@ pub(super) struct Made {
     pub(super) file: Handle,
     pub(super) meta: Meta,
     pub(super) landing: Landing,
+    /// It may be left in part when the run is interrupted.
+    pub(super) partial: Option<Partial>,
 }
 
 /// How one attempt to copy a file went.
@@ -91,7 +94,11 @@ impl Lane {
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(failure) => {
-                    self.abandon(place, &made).await;
+                    // Another run goes on with it.
+                    let stays = made.partial.is_some() && failure.cause == Cause::Interrupted;
+                    if !stays {
+                        self.abandon(place, &made).await;
+                    }
                     // Replaced on the server: its name may lead to the new one.
                     let stale = failure.side == Side::Source && failure.is(Errno::ESTALE);
                     if stale && attempts < ATTEMPTS_MAX {
@@ -150,7 +157,10 @@ impl Lane {
         kept: &mut Kept,
     ) -> Result<Made, Failure> {
         if self.options.write_mode == WriteMode::Atomic {
-            return self.make_temp(place).await;
+            return match self.make_partial(place, source).await? {
+                Some(made) => Ok(made),
+                None => self.make_temp(place).await,
+            };
         }
         if self.options.write_mode == WriteMode::InPlace
             && let Some(existing) = existing
@@ -227,6 +237,7 @@ impl Lane {
                 file,
                 meta,
                 landing,
+                partial: None,
             }),
             other => unreachable!("a create does not reply {other:?}"),
         }
@@ -272,6 +283,7 @@ impl Lane {
             file,
             meta,
             landing: Landing::InPlace,
+            partial: None,
         })
     }
 
@@ -291,7 +303,7 @@ impl Lane {
             self.truncate(&made.file, 0).await?;
         }
         let mut copied = self
-            .copy_contents(source, &made.file, before, spread)
+            .copy_contents(source, &made.file, before, made.partial, spread)
             .await?;
         let mut after = self.stat_source(Target::Open(source.clone())).await?;
         let shrank = after.size < before.size;
@@ -363,6 +375,7 @@ impl Lane {
             name,
             file,
             landing,
+            partial,
             ..
         } = made;
         let installed = match self.on_dest(Op::Close { file }).await {
@@ -370,6 +383,7 @@ impl Lane {
             Ok(_) => Ok(()),
             Err(failure) => Err(failure),
         };
+        self.forget_partial(partial);
         if installed.is_err() {
             if landing == Landing::InPlace {
                 if let Ok((inode, _)) = self.open_place(place.dest, name).await {

@@ -9,9 +9,10 @@ use async_channel::{Receiver, Sender};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::Failure;
 use super::buffers::Buffers;
 use super::contents::{Method, Pair, Way};
+use super::partial::Digests;
+use super::{Copied, Failure};
 use crate::error::Side;
 use crate::io::{Fs, Handle};
 use crate::throttle::Cancel;
@@ -35,6 +36,7 @@ struct LargeFile {
     _done: Sender<()>,
     method: Method,
     size: u64,
+    digests: Option<Digests>,
     cancel: Arc<Cancel>,
     outcome: Arc<Outcome>,
 }
@@ -42,6 +44,8 @@ struct LargeFile {
 #[derive(Default)]
 struct Outcome {
     bytes: AtomicU64,
+    /// Those that were there already.
+    resumed: AtomicU64,
     failure: OnceLock<Failure>,
 }
 
@@ -52,14 +56,18 @@ pub(super) struct Copying {
 }
 
 impl Copying {
-    /// Waits until all chunks are finished, by whomever. Returns the bytes copied.
-    pub(super) async fn end(self) -> Result<u64, Failure> {
+    /// Waits until all chunks are finished, by whomever.
+    pub(super) async fn end(self) -> Result<Copied, Failure> {
         // Nothing is ever sent: the end is the closing.
         let closed = self.done.recv().await;
         debug_assert!(closed.is_err());
         match self.outcome.failure.get() {
             Some(failure) => Err(failure.clone()),
-            None => Ok(self.outcome.bytes.load(SeqCst)),
+            None => Ok(Copied {
+                bytes: self.outcome.bytes.load(SeqCst),
+                resumed: self.outcome.resumed.load(SeqCst),
+                ..Copied::default()
+            }),
         }
     }
 }
@@ -95,9 +103,18 @@ impl LargeFile {
         };
         let start = chunk * CHUNK_BYTES;
         let end = self.size.min(start + CHUNK_BYTES);
-        match pair.copy_span(start..end, gear.buffers).await {
-            Ok(bytes) => {
+        let copied = if let Some(digests) = &self.digests {
+            digests.copy(&pair, chunk, start..end, gear.buffers).await
+        } else {
+            let copied = pair.copy_span(start..end, gear.buffers, None).await;
+            copied.map(|bytes| (bytes, false))
+        };
+        match copied {
+            Ok((bytes, was_there)) => {
                 self.outcome.bytes.fetch_add(bytes, SeqCst);
+                if was_there {
+                    self.outcome.resumed.fetch_add(bytes, SeqCst);
+                }
             }
             Err(failure) => {
                 // The first one is told; more of them would say the same.
@@ -174,7 +191,13 @@ impl LargeFiles {
 
     /// Offers a file. Then each shard is to call [`Self::help`], this one too. Either it starts a copier, or it has some that
     /// look once more: they end under the lock under which files are offered.
-    pub(super) fn offer(&self, pair: &Pair<'_>, size: u64, cancel: Arc<Cancel>) -> Copying {
+    pub(super) fn offer(
+        &self,
+        pair: &Pair<'_>,
+        size: u64,
+        digests: Option<Digests>,
+        cancel: Arc<Cancel>,
+    ) -> Copying {
         let (told, done) = async_channel::bounded(1);
         let outcome = Arc::<Outcome>::default();
         self.board().offer(LargeFile {
@@ -183,6 +206,7 @@ impl LargeFiles {
             _done: told,
             method: pair.method,
             size,
+            digests,
             cancel,
             outcome: outcome.clone(),
         });
@@ -295,6 +319,7 @@ mod tests {
                 make_holes: false,
             },
             size: chunks * CHUNK_BYTES,
+            digests: None,
             cancel: Arc::default(),
             outcome: Arc::default(),
         });

@@ -12,6 +12,7 @@ mod files;
 mod large;
 mod links;
 mod nodes;
+mod partial;
 mod small;
 pub mod temp;
 mod verify;
@@ -32,6 +33,7 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
+use crate::model::chunks::Chunks;
 use crate::model::{Instruments, Policy};
 use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
@@ -179,6 +181,8 @@ pub struct Copied {
     pub bytes: u64,
     /// The bytes are shared with the source, not copied.
     pub cloned: bool,
+    /// So many of them were there already.
+    pub resumed: u64,
     /// The source kept changing: what is in place is one moment of it.
     pub unsettled: bool,
     /// The contents are in place, and this attribute is not.
@@ -209,6 +213,8 @@ pub struct LaneGear {
     pub files_max: usize,
     /// Makes temporary names unlike those of other lanes and runs.
     pub seed: u64,
+    /// With `--partial`: what is known of large files, and who is told of more.
+    pub chunks: Option<Arc<dyn Chunks>>,
 }
 
 /// What one shard transfers with.
@@ -227,6 +233,7 @@ pub struct Lane {
     unclonable: RefCell<Vec<(u64, u64)>>,
     noted: durable::Noted,
     large: Arc<LargeFiles>,
+    chunks: Option<Arc<dyn Chunks>>,
 }
 
 impl Lane {
@@ -244,6 +251,7 @@ impl Lane {
             unclonable: RefCell::default(),
             noted: durable::Noted::new(gear.written),
             large: gear.large,
+            chunks: gear.chunks,
         }
     }
 

@@ -3,7 +3,10 @@
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 
+use super::large::LARGE_BYTES_MIN;
+use crate::model::chunks::Version;
 use crate::model::listing::NAME_LEN_MAX;
+use crate::model::{Kind, Meta};
 
 const PREFIX: &[u8] = b".";
 const MIDDLE: &[u8] = b".rs-";
@@ -29,16 +32,33 @@ impl TempNames {
         // Weyl sequence with the golden ratio: visits every value once, neighbours far apart.
         let state = self.state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.state.set(state);
-        let name = name.to_bytes();
-        let kept = name
-            .len()
-            .min(NAME_LEN_MAX - PREFIX.len() - MIDDLE.len() - DIGITS);
-        let digits = format!("{:08x}", state >> 32);
-        let bytes = [PREFIX, &name[..kept], MIDDLE, digits.as_bytes()].concat();
-        match CString::new(bytes) {
-            Ok(name) => name,
-            Err(_) => unreachable!("a part of a C string and hexadecimal digits have no NUL"),
-        }
+        name_with(name, u32::try_from(state >> 32).unwrap_or_default())
+    }
+}
+
+/// The name of a large file that may be left in part.
+#[must_use]
+pub fn partial_name(name: &CStr, version: Version) -> CString {
+    name_with(name, version.short())
+}
+
+/// Whether a temporary name is that of a source file in part.
+#[must_use]
+pub fn is_partial_of(temp_name: &CStr, name: &CStr, source: &Meta) -> bool {
+    let may_be = source.kind == Kind::File && source.size >= LARGE_BYTES_MIN;
+    may_be && partial_name(name, Version::of(source)).as_c_str() == temp_name
+}
+
+fn name_with(name: &CStr, number: u32) -> CString {
+    let name = name.to_bytes();
+    let kept = name
+        .len()
+        .min(NAME_LEN_MAX - PREFIX.len() - MIDDLE.len() - DIGITS);
+    let digits = format!("{number:08x}");
+    let bytes = [PREFIX, &name[..kept], MIDDLE, digits.as_bytes()].concat();
+    match CString::new(bytes) {
+        Ok(name) => name,
+        Err(_) => unreachable!("a part of a C string and hexadecimal digits have no NUL"),
     }
 }
 

@@ -8,7 +8,7 @@ use ringsync::io::EngineChoice;
 use ringsync::model::unchanged::Rows;
 use ringsync::model::{Item, Sink};
 use ringsync::report::{ErrorCounts, summary};
-use ringsync::run::{Delete, FsMaker, Job, Outcome, Roots, Run, Task, limits};
+use ringsync::run::{Delete, FsMaker, Job, Outcome, Passing, Roots, Run, Task, limits};
 
 use super::simfs::World;
 
@@ -77,7 +77,10 @@ pub(crate) fn sync_telling(world: &World, job: Job, wants_items: bool) -> Ended 
 
 /// The same, with what earlier runs left.
 pub(crate) fn sync_remembering(world: &World, job: Job, rows: Arc<dyn Rows>) -> Ended {
-    execute(&Run::with_roots(job, roots(world)).with_rows(rows), false)
+    execute(
+        &Run::with_roots(job, roots(world)).passing(Passing::Rows(rows)),
+        false,
+    )
 }
 
 fn execute(run: &Run, wants_items: bool) -> Ended {

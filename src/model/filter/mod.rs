@@ -117,6 +117,13 @@ impl Filter {
         &self.top
     }
 
+    /// Whether files in the tree add rules, so that a directory's rules may change while it does not.
+    #[must_use]
+    pub fn reads_rules_of_tree(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| matches!(entry, Entry::DirMerge(_)))
+    }
+
     /// A merge file that was named with a directory above the source is looked for from there down to the source's parent.
     fn search_above(
         &mut self,

@@ -1,5 +1,6 @@
 //! Names that only the destination has: which of them may go.
 
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use super::{ENOENT, Part};
@@ -57,12 +58,37 @@ impl Part {
             return;
         }
         if let Some(kind) = entry.kind() {
-            self.plan.removals.push(Removal {
+            let removal = Removal {
                 name: name.to_owned(),
                 kind,
                 stray,
                 backup_taken: self.is_backup_taken(shard, name.to_bytes()),
-            });
+            };
+            match self.whole_of(shard, name).filter(|_| stray) {
+                Some(whole) => self.partials.push((whole, removal)),
+                None => self.plan.removals.push(removal),
+            }
+        }
+    }
+
+    /// The entry of the source of which a temporary file may be a part to go on with. In a split directory that is somebody else's
+    /// to know, unless it happens to be in the same part; then the file is copied anew.
+    fn whole_of(&self, shard: &Shard, temp_name: &CStr) -> Option<usize> {
+        let rule = shard.shared.options.strays?;
+        let source = &self.plan.source;
+        let at = self.index.find(source, rule.target(temp_name.to_bytes()))?;
+        let entry = &source.entries[at];
+        let meta = entry.meta(self.plan.source_dev)?;
+        rule.is_partial(temp_name, source.name(entry), &meta)
+            .then_some(at)
+    }
+
+    /// Files in part are left over where the whole is not to be copied.
+    pub(super) fn remove_needless_partials(&mut self) {
+        for (whole, removal) in std::mem::take(&mut self.partials) {
+            if !self.plan.steps.iter().any(|step| step.entry == whole) {
+                self.plan.removals.push(removal);
+            }
         }
     }
 
