@@ -6,6 +6,7 @@ pub mod hysteresis;
 pub mod pacer;
 pub mod retry;
 pub mod router;
+mod trial;
 pub mod tuner;
 pub mod watch;
 pub mod zone;

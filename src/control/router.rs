@@ -15,11 +15,11 @@
 //! While concurrent, latencies say little about the device (they include queueing), so now and then one operation is
 //! run inline as a probe.
 //!
-//! Calls may also sleep because they wait for each other: btrfs locks its trees, and more calls at once make that worse. So
-//! the first moments of being concurrent are a trial, and a moment of inline calls is part of it: unless operations followed
-//! each other faster when they were concurrent, calls stay inline for a while, which doubles each time.
+//! When a [`Trial`] shows that being concurrent does not pay off, calls stay inline for a while, which doubles each time.
 
 use std::time::Duration;
+
+use super::trial::Trial;
 
 /// A call that takes this long on average blocks: inline it would waste the core, and a round trip through a kernel
 /// worker costs about a tenth of it.
@@ -44,17 +44,6 @@ const PROBES_TO_RELEASE: u32 = 16;
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 /// After a fast probe the next follows sooner, so that a cache that has become warm is noticed.
 const PROBE_INTERVAL_FAST: Duration = Duration::from_millis(2);
-/// A trial begins when the first operations have come back, takes so long, and needs so many calls to say anything.
-const TRIAL_AFTER: Duration = Duration::from_millis(50);
-const TRIAL_CONCURRENT: Duration = Duration::from_millis(200);
-const TRIAL_INLINE: Duration = Duration::from_millis(100);
-const TRIAL_CALLS_MIN: u64 = 32;
-/// Being concurrent takes a context switch for each operation, so it has to be faster by so much: 5 to 4.
-const TRIAL_GAIN: (u32, u32) = (5, 4);
-/// After so many inline calls that are so many times slower nothing more need be tried.
-const TRIAL_PLAIN: (u64, u32) = (8, 4);
-/// With fewer operations in flight on average there was too little to do at once, which says nothing about the filesystem.
-const TRIAL_IN_FLIGHT_MIN: u64 = 4;
 /// After a trial that failed calls stay inline for so long, and after many in a row so long.
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(8);
@@ -102,36 +91,8 @@ enum State {
     Concurrent {
         probe_at: Duration,
         fast_probes: u32,
-        /// Absent when it was passed.
-        trial: Option<Trial>,
+        trial: Trial,
     },
-}
-
-/// Whether being concurrent pays off.
-#[derive(Clone, Copy, Debug)]
-enum Trial {
-    Settling {
-        since: Duration,
-    },
-    Concurrent {
-        since: Duration,
-        calls: u64,
-        /// How often operations were started, and how many were in flight each time, added up.
-        starts: u64,
-        in_flight: u64,
-    },
-    Inline {
-        since: Duration,
-        calls: u64,
-        /// From one call to the next when they were concurrent.
-        concurrent: Duration,
-    },
-}
-
-/// From one call to the next, everything in between included; `None` while there is too little to tell.
-fn pace(elapsed: Duration, least: Duration, calls: u64) -> Option<Duration> {
-    let enough = elapsed >= least && calls >= TRIAL_CALLS_MIN;
-    enough.then(|| elapsed / u32::try_from(calls).unwrap_or(u32::MAX))
 }
 
 impl Default for State {
@@ -171,75 +132,14 @@ impl Router {
 
     /// Whether calls that start at `now` are to be concurrent, with so many others in flight; if so, they count as started.
     pub fn try_concurrent(&mut self, now: Duration, calls: u64, in_flight: u64) -> bool {
-        let State::Concurrent { trial, .. } = &mut self.state else {
-            return false;
-        };
-        let fresh = Trial::Concurrent {
-            since: now,
-            calls: 0,
-            starts: 0,
-            in_flight: 0,
-        };
-        match trial {
-            None => {}
-            Some(Trial::Inline { .. }) => return false,
-            Some(Trial::Settling { since }) if now.saturating_sub(*since) < TRIAL_AFTER => {}
-            Some(Trial::Settling { .. }) => *trial = Some(fresh),
-            Some(Trial::Concurrent {
-                since,
-                calls: all,
-                starts,
-                in_flight: sum,
-            }) => {
-                *all += calls;
-                *starts += 1;
-                *sum += in_flight;
-                let elapsed = now.saturating_sub(*since);
-                let Some(concurrent) = pace(elapsed, TRIAL_CONCURRENT, *all) else {
-                    return true;
-                };
-                let was_busy = *sum >= TRIAL_IN_FLIGHT_MIN * *starts;
-                *trial = Some(if was_busy {
-                    Trial::Inline {
-                        since: now,
-                        calls: 0,
-                        concurrent,
-                    }
-                } else {
-                    fresh
-                });
-            }
+        match &mut self.state {
+            State::Concurrent { trial, .. } => trial.start(now, calls, in_flight),
+            State::Inline { .. } => false,
         }
-        true
     }
 
-    /// Inline calls of a trial ended at `now`.
-    fn end_trial(&mut self, now: Duration, calls_made: u64) {
-        let State::Concurrent { trial, .. } = &mut self.state else {
-            return;
-        };
-        let Some(Trial::Inline {
-            since,
-            calls,
-            concurrent,
-        }) = trial
-        else {
-            return;
-        };
-        *calls += calls_made;
-        let elapsed = now.saturating_sub(*since);
-        let so_far = elapsed / u32::try_from(*calls).unwrap_or(u32::MAX);
-        let is_plain = *calls >= TRIAL_PLAIN.0 && so_far > *concurrent * TRIAL_PLAIN.1;
-        let pays = match pace(elapsed, TRIAL_INLINE, *calls) {
-            _ if is_plain => true,
-            None => return,
-            Some(inline) => *concurrent * TRIAL_GAIN.0 < inline * TRIAL_GAIN.1,
-        };
-        if pays {
-            *trial = None;
-            self.hold = Duration::ZERO;
-            return;
-        }
+    /// A trial failed.
+    fn hold_inline(&mut self, now: Duration) {
         self.hold = (self.hold * 2).clamp(HOLD_MIN, HOLD_MAX);
         self.held_until = now + self.hold;
         self.state = State::default();
@@ -292,16 +192,19 @@ impl Router {
                     self.state = State::Concurrent {
                         probe_at: now + PROBE_INTERVAL,
                         fast_probes: 0,
-                        trial: Some(Trial::Settling { since: now }),
+                        trial: Trial::new(now),
                     };
                 } else if *calls >= WINDOW {
                     self.state = State::default();
                 }
             }
-            State::Concurrent {
-                trial: Some(Trial::Inline { .. }),
-                ..
-            } => self.end_trial(now, calls_made),
+            State::Concurrent { trial, .. } if trial.is_inline() => {
+                match trial.ended(now, sample.elapsed, calls_made) {
+                    Some(false) => self.hold_inline(now),
+                    Some(true) => self.hold = Duration::ZERO,
+                    None => {}
+                }
+            }
             State::Concurrent {
                 probe_at,
                 fast_probes,
@@ -349,10 +252,12 @@ mod tests {
         latency: Duration,
         (overlapping, in_flight): (u32, u64),
     ) -> u32 {
-        let mut changes = 0;
+        let (mut changes, mut last) = (0, Route::Concurrent);
         for _ in 0..count {
             let before = router.is_concurrent();
-            let route = router.route(*now, in_flight);
+            let left = if last == Route::Inline { 0 } else { in_flight };
+            let route = router.route(*now, left);
+            last = route;
             *now += match route {
                 Route::Inline => latency,
                 Route::Concurrent => latency / overlapping,
