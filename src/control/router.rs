@@ -313,7 +313,7 @@ mod tests {
         let (mut changes, mut concurrent) = (0, Duration::ZERO);
         while now < Duration::from_mins(5) {
             let before = now;
-            changes += run_overlapping(&mut router, &mut now, 1, latency, (1, 16));
+            changes += run_overlapping(&mut router, &mut now, 50, latency, (1, 16));
             if router.is_concurrent() {
                 concurrent += now.saturating_sub(before);
             }
