@@ -16,16 +16,18 @@
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //! detect/      memory, control groups, mounts
 //! error.rs     one error type, and its class
-//! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event; what counts as unchanged
+//! model/       pure: entry, listing, compare, action, xattr, symlink, path, size, tally, event; what counts as unchanged, and
+//!              as the same chunk
 //!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
-//! control/     pure: the router between inline calls and the ring; limits and how they move: hysteresis, tuner,
+//! control/     pure: the router between inline calls and the ring, and its trials; limits and how they move: hysteresis, tuner,
 //!              depth, pacer; when what failed is tried again; when a run must end
-//! state/       what a job remembers between runs: a row for each directory, the runs, the lock
+//! state/       what a job remembers between runs: a row for each directory, chunks of files in part, the runs, the lock
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
-//! io/          operations as values; inline, ring and pool; the only unsafe code
+//! io/          operations as values; inline, ring and pool; buffers and direct I/O; the only unsafe code
 //! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
-//! transfer/    files, large files, symlinks and specials, deletion; backups, flushing, verification
+//! transfer/    files; large ones in chunks, past the page cache, in part; symlinks and specials, deletion; backups, flushing,
+//!              verification
 //! report/      errors, itemized changes, progress, summary, exit code
 //!   report/dashboard/  the whole screen                report/page/  one page about a run
 //! ```
