@@ -163,9 +163,9 @@ pub struct SyncArgs {
     /// Share data blocks with the source where the filesystem can
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub reflink: ReflinkArg,
-    /// Copy large files through the page cache also when they are not in it, where direct I/O would be possible
-    #[arg(long)]
-    pub no_direct_io: bool,
+    /// Read and write large files that are not cached past the page cache, on local filesystems and disks that do not rotate
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub direct_io: DirectIoArg,
 
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -422,6 +422,13 @@ pub enum ReflinkArg {
     #[default]
     Auto,
     Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DirectIoArg {
+    #[default]
+    Auto,
     Never,
 }
 

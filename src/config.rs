@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{
-    CheckArgs, CompareArgs, ConfigArgs, FsyncArg, LimitArgs, ProgressArg, ReflinkArg, ReportArgs,
-    ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
+    CheckArgs, CompareArgs, ConfigArgs, DirectIoArg, FsyncArg, LimitArgs, ProgressArg, ReflinkArg,
+    ReportArgs, ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
 };
 use crate::model::path::escape;
 use crate::model::{Carried, Policy, Symlinks, Time};
@@ -113,7 +113,7 @@ impl Config {
             },
             sparse: args.sparse,
             trust_holes: !args.ignore_holes,
-            direct_io: !args.no_direct_io,
+            direct_io: args.direct_io == DirectIoArg::Auto,
             ..base
         };
         let rules = chosen.digest;

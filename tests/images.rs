@@ -286,7 +286,7 @@ fn large_cold_files_go_past_the_page_cache(kind: &str, engine: &str) {
         (&["--verify"][..], true, can),
         (&["--write-mode", "direct"], true, can),
         (&["--inplace", "-I"], true, can),
-        (&["--no-direct-io"], true, false),
+        (&["--direct-io", "never"], true, false),
         (&["--bwlimit", "1G"], true, false),
         (&[], false, false),
     ] {

@@ -161,7 +161,7 @@ def scenarios(ringsync, floors, threads, latency_ms):
         Scenario("large", "first copy of large files", ["tmpfs", "ext4"], few_large, large, "ringsync direct",
                  start="fresh", unit="MiB/s"),
         Scenario("large-cold", "first copy of large files that are not in the cache", ["ext4-same", "xfs-same"], few_large,
-                 [*large, ours("ringsync --no-direct-io", "--no-direct-io", floor="floor-copy direct")],
+                 [*large, ours("ringsync --direct-io never", "--direct-io", "never", floor="floor-copy direct")],
                  "ringsync atomic", start="fresh", cold=True, unit="MiB/s"),
         Scenario("sparse", "first copy of large files with holes", ["tmpfs"],
                  Tree("sparse", 4, 4, 4, 4 * GIB, exact=True),
