@@ -18,12 +18,18 @@ const PLAIN_CALLS: u64 = 8;
 const PLAIN_TIMES: u32 = 4;
 /// With fewer operations in flight on average there was too little to do at once, which says nothing about the filesystem.
 const IN_FLIGHT_MIN: u64 = 4;
-/// How long the outcome of a trial that was passed stands.
-const AGAIN: Duration = Duration::from_secs(10);
+/// How long the outcome of a trial that was passed stands: at first, and at last, for it doubles each time. What decided it may
+/// have been that others had their trials.
+const STANDS_MIN: Duration = Duration::from_secs(1);
+const STANDS_MAX: Duration = Duration::from_secs(16);
 
 /// Time is passed in, as a duration since any fixed moment.
 #[derive(Clone, Debug)]
-pub(super) struct Trial(Phase);
+pub(super) struct Trial {
+    phase: Phase,
+    /// How long the next outcome will stand.
+    stands: Duration,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
@@ -51,7 +57,7 @@ enum Phase {
         concurrent: Duration,
     },
     Passed {
-        since: Duration,
+        until: Duration,
     },
 }
 
@@ -84,20 +90,23 @@ impl Phase {
 impl Trial {
     /// Calls have been concurrent from `now` on.
     pub(super) fn new(now: Duration) -> Self {
-        Self(Phase::Settling { since: now })
+        Self {
+            phase: Phase::Settling { since: now },
+            stands: STANDS_MIN,
+        }
     }
 
     /// Whether inline calls are a part of the trial now.
     pub(super) fn is_inline(&self) -> bool {
-        matches!(self.0, Phase::Draining { .. } | Phase::Inline { .. })
+        matches!(self.phase, Phase::Draining { .. } | Phase::Inline { .. })
     }
 
     /// Counts calls that start at `now`, with so many others in flight. Returns whether they may be concurrent.
     pub(super) fn start(&mut self, now: Duration, calls: u64, in_flight: u64) -> bool {
-        match &mut self.0 {
+        match &mut self.phase {
             Phase::Settling { since } if now.saturating_sub(*since) < AFTER => {}
-            Phase::Passed { since } if now.saturating_sub(*since) < AGAIN => {}
-            Phase::Settling { .. } | Phase::Passed { .. } => self.0 = Phase::concurrent(now),
+            Phase::Passed { until } if now < *until => {}
+            Phase::Settling { .. } | Phase::Passed { .. } => self.phase = Phase::concurrent(now),
             Phase::Concurrent {
                 since,
                 calls: all,
@@ -111,15 +120,15 @@ impl Trial {
                 match pace(now.saturating_sub(*since), CONCURRENT, *all) {
                     Some(concurrent) if was_busy => {
                         let since = now;
-                        self.0 = Phase::Draining { since, concurrent };
+                        self.phase = Phase::Draining { since, concurrent };
                     }
-                    Some(_) => self.0 = Phase::concurrent(now),
+                    Some(_) => self.phase = Phase::concurrent(now),
                     None => {}
                 }
             }
             Phase::Draining { since, concurrent } => {
                 if in_flight == 0 || now.saturating_sub(*since) >= DRAIN_MAX {
-                    self.0 = Phase::inline(now, *concurrent);
+                    self.phase = Phase::inline(now, *concurrent);
                 }
                 return false;
             }
@@ -135,7 +144,7 @@ impl Trial {
             calls,
             slow,
             concurrent,
-        } = &mut self.0
+        } = &mut self.phase
         else {
             return None;
         };
@@ -149,7 +158,9 @@ impl Trial {
         let pays = inline.map(|inline| *concurrent * GAIN.0 < inline * GAIN.1);
         let pays = if is_plain { Some(true) } else { pays };
         if pays == Some(true) {
-            self.0 = Phase::Passed { since: now };
+            let until = now + self.stands;
+            self.phase = Phase::Passed { until };
+            self.stands = (self.stands * 2).min(STANDS_MAX);
         }
         pays
     }
@@ -226,14 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn a_passed_one_is_repeated() {
-        let (mut trial, now) = until_inline(MS / 10, 20);
-        outcome(&mut trial, now, |_| MS);
-        let passed = now;
-        let mut now = now;
-        while trial.start(now, 1, 20) {
-            now += MS;
+    fn a_passed_one_is_repeated_ever_later() {
+        let (mut trial, mut now) = until_inline(MS / 10, 20);
+        for stands in [1, 2, 4, 8, 16, 16].map(Duration::from_secs) {
+            assert!(outcome(&mut trial, now, |_| MS).0);
+            let passed = now;
+            while trial.start(now, 1, 20) {
+                now += MS / 10;
+            }
+            let expected = passed + stands..passed + stands + CONCURRENT * 2;
+            assert!(expected.contains(&now), "{passed:?} {now:?}");
         }
-        assert!(now > passed + AGAIN && now < passed + AGAIN + CONCURRENT * 2);
     }
 }
