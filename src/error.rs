@@ -81,7 +81,8 @@ pub enum OpKind {
     ReadRules,
     Fsync,
     DropCache,
-    SetDirect,
+    /// Asking how a file is to be copied, and having it so.
+    Prepare,
     SyncFs,
     /// Keeping what is replaced or deleted: several system calls, told as one.
     Backup,
@@ -117,7 +118,7 @@ impl OpKind {
         Self::ReadRules,
         Self::Fsync,
         Self::DropCache,
-        Self::SetDirect,
+        Self::Prepare,
         Self::SyncFs,
         Self::Backup,
     ];
@@ -154,7 +155,7 @@ impl OpKind {
             Self::ReadRules => "read filter rules in",
             Self::Fsync => "flush",
             Self::DropCache => "drop cached pages of",
-            Self::SetDirect => "bypass the page cache for",
+            Self::Prepare => "prepare the copying of",
             Self::SyncFs => "flush the filesystem of",
             Self::Backup => "back up",
         }

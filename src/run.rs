@@ -32,7 +32,7 @@ use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOpti
 use crate::model::chunks::Chunks;
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
-use crate::model::{Instruments, Policy, Sink, Symlinks, Tally, Time};
+use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
 use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
 pub use crate::shard::Passing;
 use crate::shard::pool::PoolOptions;
@@ -224,8 +224,6 @@ pub struct Roots {
 pub struct Outcome {
     pub totals: Totals,
     pub elapsed: Duration,
-    /// When it began by the source's clock, or earlier, as far as that is known.
-    pub source_began: Time,
     pub depth_max: u64,
     pub file_size_max: u64,
     /// `--max-delete` kept something from being deleted.
@@ -344,7 +342,7 @@ impl Run {
     /// # Errors
     /// When the executors cannot be started, or one of them is lost.
     pub fn execute(&self, sink: &Arc<dyn Sink>) -> Result<Outcome, StartError> {
-        let (started, began) = (Instant::now(), Time::from(SystemTime::now()));
+        let started = Instant::now();
         let deletions_refused = Arc::new(AtomicBool::new(false));
         let hands = HandsOptions {
             dry_run: self.job.dry_run || self.job.task == Task::Check,
@@ -367,7 +365,6 @@ impl Run {
         Ok(Outcome {
             totals: Totals::sum(self.tallies.iter().map(|tally| &**tally)),
             elapsed: started.elapsed(),
-            source_began: shared.source_clock_at(began),
             depth_max: shared.depth_max.load(SeqCst),
             file_size_max: shared.file_size_max.load(SeqCst),
             deletions_refused: deletions_refused.load(SeqCst),

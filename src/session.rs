@@ -179,7 +179,7 @@ impl Session {
         let errors = reporter.finish();
         let outcome = outcome.map_err(|error| refuse(error.exit_code, error.to_string()))?;
         let code = summary::exit_code(self.told.task, &outcome, &errors.counts);
-        let remembered = self.remember(code, outcome.source_began);
+        let remembered = self.remember(code);
         self.tell(&outcome, &errors, &last);
         match remembered {
             Ok(()) => Ok(code),
@@ -197,7 +197,7 @@ impl Session {
     }
 
     /// Ends the run in the state.
-    fn remember(&self, code: u8, source_began: Time) -> Result<(), String> {
+    fn remember(&self, code: u8) -> Result<(), String> {
         let Some(state) = &self.state else {
             return Ok(());
         };
@@ -208,7 +208,7 @@ impl Session {
         };
         // Flushing file by file leaves out repairs, and what others wrote.
         let flushed = self.config.job.fsync == Fsync::End;
-        state.finish(ending, flushed, source_began)
+        state.finish(ending, flushed)
     }
 
     /// The summary, in whatever form it is wanted.
@@ -268,13 +268,10 @@ impl Session {
 }
 /// By what the run takes directories for unchanged.
 fn passing(config: &Config, state: Option<&Arc<State>>) -> Passing {
+    let since = |time: Option<Time>| time.map_or(Passing::Never, Passing::since);
     match (&config.memory, state) {
-        (None, _) => config
-            .since
-            .map_or(Passing::Never, |since| Passing::since(Some(since))),
-        (Some(memory), Some(state)) if memory.purpose == Use::Since => {
-            Passing::since(state.last_complete())
-        }
+        (None, _) => since(config.since),
+        (Some(memory), Some(state)) if memory.purpose == Use::Since => since(state.last_complete()),
         (Some(_), Some(state)) => Passing::Rows(state.clone()),
         (Some(_), None) => Passing::Never,
     }

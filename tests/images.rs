@@ -299,7 +299,9 @@ fn large_cold_files_go_past_the_page_cache(kind: &str, engine: &str) {
         }
         sync(engine, &options, &src, &dst).exits(0);
         if how != ["--verify"] {
-            let is_past = !is_cached(&dst.join("a"), 30 * MIB);
+            // Some of it may have been reclaimed.
+            let mut looks = (0..64).step_by(4);
+            let is_past = !looks.any(|mib| is_cached(&dst.join("a"), mib * MIB));
             assert_eq!(is_past, goes_past, "{how:?} on {kind}");
         }
         assert_equal_trees(&src, &dst);

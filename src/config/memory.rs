@@ -98,6 +98,8 @@ fn check(option: &str, args: &MemoryArgs, compare: &CompareArgs, job: &Job) -> R
         "--partial goes with --resume or --incremental: --since remembers nothing of files"
     } else if args.partial && job.write_mode != WriteMode::Atomic {
         "--partial keeps files in part under temporary names: it goes with --write-mode atomic alone"
+    } else if args.partial && job.sparse {
+        "--partial goes on with files without holes, and --sparse makes some: leave one of them out"
     } else if since && job.delete != Delete::Never {
         "--since does not look at what DST has, so it cannot --delete: use --incremental"
     } else if since && job.filter.as_ref().is_some_and(reads_rules) {

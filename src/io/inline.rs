@@ -19,7 +19,8 @@ use nix::unistd::{
     UnlinkatFlags, Whence, fsync, ftruncate, linkat, lseek, symlinkat, syncfs, unlinkat,
 };
 use rustix::fs::{
-    AtFlags as StatAt, FileType, RawDir, Statx, StatxFlags, StatxTimestamp, ioctl_ficlone, statx,
+    AtFlags as StatAt, FileType, FlockOperation, RawDir, Statx, StatxFlags, StatxTimestamp, flock,
+    ioctl_ficlone, statx,
 };
 
 use super::again::{REPEATS_MAX, is_transient, retry};
@@ -199,6 +200,11 @@ fn run_namespace(op: &Op) -> Result<Reply, Errno> {
             posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
         Op::SyncFs { dir } => syncfs(dir)?,
+        Op::Lock { file } => match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            // Where there are no locks, nobody has one.
+            Err(error) if errno_of(error) == Errno::EWOULDBLOCK => return Err(Errno::EWOULDBLOCK),
+            _ => {}
+        },
         Op::SetDirect { file, direct } => set_direct(file, *direct)?,
         other => unreachable!("{:?} hands back something", other.kind()),
     }

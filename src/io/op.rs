@@ -350,6 +350,10 @@ pub enum Op {
         file: Handle,
         direct: bool,
     },
+    /// Keeps others who do the same from a file, until it is closed. Fails with `EWOULDBLOCK` when somebody has it.
+    Lock {
+        file: Handle,
+    },
     /// Lets go of the clean cached pages of a file, so that the next read comes from the disk.
     DropCache {
         file: Handle,
@@ -391,7 +395,7 @@ impl Op {
             Self::SeekData { .. } => OpKind::SeekData,
             Self::Fsync { .. } => OpKind::Fsync,
             Self::DropCache { .. } => OpKind::DropCache,
-            Self::IsCached { .. } | Self::SetDirect { .. } => OpKind::SetDirect,
+            Self::IsCached { .. } | Self::SetDirect { .. } | Self::Lock { .. } => OpKind::Prepare,
             Self::SyncFs { .. } => OpKind::SyncFs,
         }
     }
@@ -454,6 +458,7 @@ impl Op {
             | Self::Fsync { file }
             | Self::DropCache { file }
             | Self::IsCached { file, .. }
+            | Self::Lock { file }
             | Self::SetDirect { file, .. }
             | Self::Truncate { file, .. } => file,
             Self::CopyRange { to, .. }

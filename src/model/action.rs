@@ -72,3 +72,11 @@ pub enum Action {
     /// Size and kind agree and the policy wants the contents read: [`super::decide_contents`] decides.
     CompareContents,
 }
+
+impl Action {
+    /// Whether contents may be copied.
+    #[must_use]
+    pub fn copies(self) -> bool {
+        !matches!(self, Self::Skip(_) | Self::Repair(_))
+    }
+}

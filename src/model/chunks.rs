@@ -33,6 +33,18 @@ impl Version {
 /// The chunk with a number, counted from 0, and the digest of what it holds.
 pub type ChunkDigest = (u64, u128);
 
+/// Stands for an inode, so that another one that has its name is not taken for it.
+#[must_use]
+pub fn identity(file: &Meta) -> u128 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&file.ino.to_le_bytes());
+    hasher.update(&file.btime.as_nanos().to_le_bytes());
+    hasher.digest128()
+}
+
+/// In the place of a chunk's number: the [`identity`] of the file that the chunks were written to.
+pub const INODE: u64 = u64::MAX;
+
 /// The digests that earlier runs left, and this one leaves.
 pub trait Chunks: Send + Sync {
     /// What is known of a file, in no order.

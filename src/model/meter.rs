@@ -83,7 +83,7 @@ impl From<OpKind> for OpClass {
             OpKind::Stat => Self::Stat,
             OpKind::OpenDir | OpKind::Open | OpKind::ReadRules => Self::Open,
             OpKind::Create => Self::Create,
-            OpKind::Read | OpKind::SeekData | OpKind::DropCache | OpKind::SetDirect => Self::Read,
+            OpKind::Read | OpKind::SeekData | OpKind::DropCache | OpKind::Prepare => Self::Read,
             OpKind::Write | OpKind::Truncate => Self::Write,
             OpKind::CopyRange | OpKind::Clone => Self::Copy,
             OpKind::Close => Self::Close,

@@ -56,7 +56,7 @@ use crate::control::retry::RetryBudget;
 use crate::error::{Error, Side};
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
-use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally, Time};
+use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use idle::Idle;
@@ -172,18 +172,15 @@ impl Shared {
         self.source_root.get().copied()
     }
 
-    /// What the source's clock showed at the moment `at` of ours, at least, as far as this run has seen.
-    #[must_use]
-    pub fn source_clock_at(&self, at: Time) -> Time {
-        self.source_clock.earliest(at)
-    }
-
     fn shards(&self) -> usize {
         self.addresses.len()
     }
 
     /// The shard that gets a name of a split directory.
     fn place_of(&self, name: &[u8]) -> usize {
+        // A temporary file belongs to the name that it is to get.
+        let strays = self.options.strays.filter(|rule| (rule.is_temp_name)(name));
+        let name = strays.map_or(name, |rule| rule.target(name));
         let rule = self.options.backups.as_ref();
         let stem = rule.map_or(name, |rule| rule.stem(name));
         giant::place(self.hasher.hash_one(stem), self.shards())

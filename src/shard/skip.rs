@@ -22,20 +22,19 @@ pub enum Passing {
     Never,
     /// As they and their copies were when earlier runs ended.
     Rows(Arc<dyn Rows>),
-    /// When the source says that nothing in them was changed at this time or later. Without a time none of them is; then only
-    /// the source's clock is watched.
-    Since(Option<Time>),
+    /// When the source says that nothing in them was changed at this time or later, by the clock of this machine.
+    Since(Time),
 }
 
 impl Passing {
     /// What changed at this time or later is compared. Filesystems that count in seconds, or by twos, say that less exactly.
     #[must_use]
-    pub fn since(time: Option<Time>) -> Self {
+    pub fn since(time: Time) -> Self {
         const COARSEST_TICK: i64 = 2;
-        Self::Since(time.map(|time| Time {
+        Self::Since(Time {
             sec: time.sec.saturating_sub(COARSEST_TICK),
             ..time
-        }))
+        })
     }
 
     /// What earlier runs left, in a run that remembers.
@@ -65,14 +64,6 @@ impl Default for SourceClock {
 }
 
 impl SourceClock {
-    /// What the clocks of the source's filesystems showed at the moment `at` of ours, at least, as far as was seen since.
-    pub(super) fn earliest(&self, at: Time) -> Time {
-        match self.0.load(Relaxed) {
-            i64::MIN => at,
-            ahead => at.min(Time::from_nanos(at.as_nanos().saturating_add(ahead))),
-        }
-    }
-
     /// What the clock showed at the moment `at` of ours, at least; `newest` is a time that was seen since.
     fn at_least(&self, at: Time, newest: Time) -> Time {
         let ahead = newest.as_nanos().saturating_sub(now().as_nanos());
@@ -93,7 +84,9 @@ pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Hope> {
     }
     let hope = match &options.passing {
         Passing::Rows(rows) => Hope::Row(rows.row(node.key())?),
-        Passing::Since(since) => Hope::Since((*since)?),
+        // The destination may be another disk than it was: so much of it is always looked at.
+        Passing::Since(_) if node.parent().is_none() => return None,
+        Passing::Since(since) => Hope::Since(*since),
         Passing::Never => return None,
     };
     let meta = stat_dest(shard, node).await?;
@@ -128,10 +121,14 @@ async fn stat(shard: &Shard, target: Target) -> Option<Meta> {
 }
 
 /// Whether there is still hope when the source directory is open.
-pub(super) fn still_hopes(node: &Node, hope: &Hope) -> bool {
+///
+/// A time says nothing where it may come from another clock, be cached, or be no ctime at all (network filesystems, FUSE, FAT); nor
+/// of what was mounted meanwhile.
+pub(super) fn still_hopes(shard: &Shard, node: &Node, dir: &Handle, hope: &Hope) -> bool {
     let Some(source) = node.meta(Side::Source) else {
         return false;
     };
+    let parent = node.parent().and_then(|parent| parent.meta(Side::Source));
     match hope {
         Hope::Row(row) => {
             let now = Now {
@@ -141,7 +138,11 @@ pub(super) fn still_hopes(node: &Node, hope: &Hope) -> bool {
             };
             row.judge(&now) == Verdict::Perhaps
         }
-        Hope::Since(since) => source.ctime < *since,
+        Hope::Since(since) => {
+            source.ctime < *since
+                && parent.is_some_and(|parent| parent.dev == source.dev)
+                && shard.source.has_own_clock(dir)
+        }
     }
 }
 
@@ -178,7 +179,6 @@ pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Opti
     let rules = dirs.node.scope().map_or(0, |scope| scope.digest());
     let (digest, contents) = (source_digest(source), seen.contents.digest(rules));
     let newest = seen.contents.newest().max(source.ctime);
-    let clock = clock(shard, dir, at, newest);
     let is_unchanged = match hope {
         None => false,
         Some(Hope::Row(row)) => {
@@ -194,7 +194,7 @@ pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Opti
     if shard.shared.options.passing.rows().is_none() {
         return is_unchanged;
     }
-    let settled = is_settled(newest, clock);
+    let settled = is_settled(newest, clock(shard, dir, at, newest));
     let mut subdirs = seen.subdirs;
     subdirs.sort_unstable();
     dirs.node.set_found(Found {

@@ -343,7 +343,9 @@ async fn open_dirs(shard: &Rc<Shard>, node: &Arc<Node>) -> Option<(Dirs, Option<
     let (dest, hope) = match dest.ok()? {
         Counterpart::Absent => (None, None),
         Counterpart::Open(dest) => (Some(dest), None),
-        Counterpart::Hoped(hope) if skip::still_hopes(node, &hope) => (None, Some(hope)),
+        Counterpart::Hoped(hope) if skip::still_hopes(shard, node, &source, &hope) => {
+            (None, Some(hope))
+        }
         Counterpart::Hoped(_) => {
             let opened = open_or_repeat(shard, node, Side::Destination).await;
             let opened = opened.map_err(|error| shard.report(node, error));

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata,
-    TableDefinition,
+    TableDefinition, TableError,
 };
 
 use crate::model::Time;
@@ -158,7 +158,10 @@ impl State {
         let (notes, inbox) = async_channel::bounded(NOTES_MAX);
         let (open, runs) = if dry_run {
             let db = open_to_read(&path).map_err(refuse)?;
-            let runs = look(&db, job, purpose).map_err(refuse)??;
+            let Some(runs) = look(&db, job, purpose).map_err(refuse)? else {
+                return Ok(None);
+            };
+            let runs = runs?;
             (Open::ToRead(Arc::new(db)), runs)
         } else {
             let db = Arc::new(open_database(&path).map_err(refuse)?);
@@ -182,18 +185,17 @@ impl State {
         }))
     }
 
-    /// When the last run began after which everything was equal, by the source's clock.
+    /// When the last run began after which everything was equal; nothing when a clock that was set back says that it is yet to come.
     #[must_use]
     pub fn last_complete(&self) -> Option<Time> {
         self.runs.last_complete()
     }
 
     /// Ends the run: everything that was told of is written when this returns. `flushed`: it is on the destination's disk.
-    /// `source_began`: when it began by the source's clock, or earlier.
     ///
     /// # Errors
     /// What kept the state from being read or written, in words. What was written before stays true.
-    pub fn finish(&self, ending: Ending, flushed: bool, source_began: Time) -> Result<(), String> {
+    pub fn finish(&self, ending: Ending, flushed: bool) -> Result<(), String> {
         self.notes.close();
         let ending = if self.is_void.load(SeqCst) {
             Ending::Void
@@ -209,12 +211,14 @@ impl State {
             return Err(String::from("the thread that writes the state panicked"));
         };
         // Also when rows are missing: none that is there is wrong.
-        let ended = self.runs.end(&db, ending, flushed, source_began);
+        let ended = self.runs.end(&db, ending, flushed);
         let say = |what: &str, error: &StoreError| {
             format!("cannot {what} the state '{}': {error}", self.path.display())
         };
-        let compacted = compact_if_roomy(db, &self.path);
-        match (written.and(ended).and(compacted), self.failure.get()) {
+        if let Err(error) = compact_if_roomy(db, &self.path) {
+            tracing::warn!("the state stays as large as it is: {error}");
+        }
+        match (written.and(ended), self.failure.get()) {
             (Err(error), _) => Err(say("write", &error)),
             (Ok(()), Some(error)) => Err(say("read", error)),
             (Ok(()), None) => Ok(()),
@@ -229,9 +233,7 @@ impl State {
         let rows = db.begin_read()?.open_table(ROWS)?;
         Ok(rows.get(key.0)?.map(|bytes| decode(&bytes.value())))
     }
-}
 
-impl State {
     fn look_up_chunks(&self, file: Version) -> Result<Vec<ChunkDigest>, StoreError> {
         let Some(db) = self.db.upgrade() else {
             return Ok(Vec::new());
@@ -372,17 +374,22 @@ fn begin(db: &Database, job: &JobKey, purpose: Use) -> Result<Result<Runs, Strin
     Ok(Ok(runs))
 }
 
-/// The same for a run that leaves no trace.
+/// The same for a run that leaves no trace; nothing when none has left one.
 fn look(
     db: &ReadOnlyDatabase,
     job: &JobKey,
     purpose: Use,
-) -> Result<Result<Runs, String>, StoreError> {
+) -> Result<Option<Result<Runs, String>>, StoreError> {
     let txn = db.begin_read()?;
-    match job.check(&txn.open_table(FACTS)?)? {
-        Ok(()) => Ok(Ok(Runs::after(&txn.open_table(runs::RUNS)?, purpose)?)),
-        Err(message) => Ok(Err(message)),
-    }
+    let facts = match txn.open_table(FACTS) {
+        // Killed before it had written who it is.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        facts => facts?,
+    };
+    Ok(Some(match job.check(&facts)? {
+        Ok(()) => Ok(Runs::after(&txn.open_table(runs::RUNS)?, purpose)?),
+        Err(message) => Err(message),
+    }))
 }
 
 /// Starts what goes on beside the run.

@@ -42,8 +42,6 @@ pub struct RunRecord {
     pub began: u64,
     pub ended: Option<u64>,
     pub ending: Ending,
-    /// When it began by the source's clock, or earlier; in nanoseconds since 1970. Known when it has ended.
-    source_began: Option<i64>,
     /// Names one start of one machine's kernel.
     boot: String,
     /// The destination was flushed since.
@@ -61,8 +59,8 @@ pub(super) struct Runs {
     doubtful: Arc<[u32]>,
     /// Those of which a flush tells whether it was.
     unflushed: Arc<[u32]>,
-    /// When the last one began that made all equal, by the source's clock.
-    last_complete: Option<i64>,
+    /// When the last one began that made all equal, as in [`RunRecord`].
+    last_complete: Option<u64>,
     /// How that flush went, when it is over.
     is_flushed: Arc<OnceLock<bool>>,
 }
@@ -96,7 +94,8 @@ impl Runs {
                 unflushed.push(last);
             }
             if record.ending == Ending::Complete {
-                last_complete = record.source_began;
+                // One that is yet to come was told by a clock that has been set back.
+                last_complete = Some(record.began).filter(|began| *began <= now());
             }
         }
         let current = last + 1;
@@ -104,7 +103,6 @@ impl Runs {
             began: now(),
             ended: None,
             ending: Ending::Open,
-            source_began: None,
             boot,
             flushed: false,
             oldest: match purpose {
@@ -129,7 +127,8 @@ impl Runs {
     }
 
     pub(super) fn last_complete(&self) -> Option<Time> {
-        self.last_complete.map(Time::from_nanos)
+        let sec = i64::try_from(self.last_complete?).ok()?;
+        Some(Time { sec, nsec: 0 })
     }
 
     pub(super) fn current(&self) -> u32 {
@@ -165,7 +164,6 @@ impl Runs {
         db: &Database,
         ending: Ending,
         flushed: bool,
-        source_began: Time,
     ) -> Result<(), StoreError> {
         // What it passed over as finished by earlier runs may be lost.
         let is_lost = self.is_flushed.get() == Some(&false);
@@ -176,7 +174,6 @@ impl Runs {
             let record = RunRecord {
                 ended: Some(now()),
                 ending,
-                source_began: Some(source_began.as_nanos()),
                 flushed: flushed && ending != Ending::Void,
                 ..self.record.clone()
             };

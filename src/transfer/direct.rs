@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use nix::errno::Errno;
+
 use super::contents::{Pair, Way};
 use super::partial::Partial;
 use super::{Copied, Failure, Lane, Spread};
@@ -17,31 +19,47 @@ impl Lane {
         partial: Option<Partial>,
         spread: &dyn Spread,
     ) -> Result<Copied, Failure> {
-        let digests = self.digests(partial);
-        if digests.is_some() {
+        if partial.is_some() {
             // What the kernel copies has no digest.
             pair.method.way = Way::Buffers;
         }
-        let direct = self.go_direct(&pair, size).await;
-        let mut whole = size;
-        if direct {
-            pair.method.way = Way::Direct;
-            whole -= size % DIRECT_BYTES as u64;
+        let cached = pair.method;
+        if !self.go_direct(&pair, size).await {
+            return self.copy_chunks(&pair, size, partial, spread).await;
         }
-        let copying = self.large.offer(&pair, whole, digests, self.cancel.clone());
-        spread.spread(&self.large).await;
-        let mut copied = copying.end().await?;
-        if direct {
-            pair.method.way = Way::Buffers;
-            let back = set_direct(pair.source_fs, pair.source, false).await;
-            back.map_err(|error| Failure::new(Side::Source, error))?;
-            let back = set_direct(pair.dest_fs, pair.dest, false).await;
-            back.map_err(|error| Failure::new(Side::Destination, error))?;
-            if copied.bytes == whole {
-                copied.bytes += pair.copy_span(whole..size, &self.buffers, None).await?;
+        pair.method.way = Way::Direct;
+        let whole = size - size % DIRECT_BYTES as u64;
+        let copied = self.copy_chunks(&pair, whole, partial, spread).await;
+        pair.method = cached;
+        let back = set_direct(pair.source_fs, pair.source, false).await;
+        back.map_err(|error| Failure::new(Side::Source, error))?;
+        let back = set_direct(pair.dest_fs, pair.dest, false).await;
+        back.map_err(|error| Failure::new(Side::Destination, error))?;
+        match copied {
+            Ok(mut copied) if copied.bytes == whole => {
+                let rest = pair.copy_span(whole..size, &self.buffers, None);
+                copied.bytes += rest.await?;
+                Ok(copied)
             }
+            // The disk does not take what it said that it would.
+            Err(failure) if failure.is(Errno::EINVAL) => {
+                self.copy_chunks(&pair, size, partial, spread).await
+            }
+            copied => copied,
         }
-        Ok(copied)
+    }
+
+    async fn copy_chunks(
+        &self,
+        pair: &Pair<'_>,
+        size: u64,
+        partial: Option<Partial>,
+        spread: &dyn Spread,
+    ) -> Result<Copied, Failure> {
+        let (digests, cancel) = (self.digests(partial), self.cancel.clone());
+        let copying = self.large.offer(pair, size, digests, cancel);
+        spread.spread(&self.large).await;
+        copying.end().await
     }
 
     /// Takes both files past the page cache, when the source is not in it: then the cache would cost another copy of all data,

@@ -88,15 +88,16 @@ impl Lane {
         loop {
             attempts += 1;
             let (source, before) = self.open_source(place).await?;
-            let made = self.make_file(place, &before, existing, kept).await?;
+            let made = self
+                .make_file(place, (&source, &before), existing, kept)
+                .await?;
             let filled = self.fill(&source, &before, &made, existing, spread).await;
             self.close_source(source).await;
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(failure) => {
                     // Another run goes on with it.
-                    let stays = made.partial.is_some() && failure.cause == Cause::Interrupted;
-                    if !stays {
+                    if made.partial.is_none() {
                         self.abandon(place, &made).await;
                     }
                     // Replaced on the server: its name may lead to the new one.
@@ -152,12 +153,12 @@ impl Lane {
     async fn make_file(
         &self,
         place: Place<'_>,
-        source: &Meta,
+        (file, source): (&Handle, &Meta),
         existing: Option<&Meta>,
         kept: &mut Kept,
     ) -> Result<Made, Failure> {
         if self.options.write_mode == WriteMode::Atomic {
-            return match self.make_partial(place, source).await? {
+            return match self.make_partial(place, (file, source)).await? {
                 Some(made) => Ok(made),
                 None => self.make_temp(place).await,
             };
@@ -312,9 +313,10 @@ impl Lane {
             let len = if shrank { after.size } else { copied.bytes };
             self.truncate(&made.file, len).await?;
         }
-        let has_final_name = made.landing != Landing::Temp;
+        // What may be left in part stays private until it is whole.
+        let checked_first = made.landing != Landing::Temp || made.partial.is_some();
         let mut faithful = true;
-        if has_final_name {
+        if checked_first {
             faithful = self.check_data(source, &made.file).await?;
         }
         let kept = existing.filter(|meta| meta.kind == Kind::File);
@@ -322,7 +324,7 @@ impl Lane {
             let dressed = self.dress_file(source, before, &made.file, &made.meta, kept);
             copied.unset = dressed.await.err();
         }
-        if !has_final_name {
+        if !checked_first {
             faithful = self.check_data(source, &made.file).await?;
         } else if faithful && self.options.fsync == Fsync::File {
             self.flush_file(&made.file).await?;

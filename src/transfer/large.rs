@@ -27,6 +27,8 @@ const _: () = assert!(
 );
 /// Chunks that one shard copies at once where each call takes its time. Each has a buffer.
 const COPIERS_MAX: usize = 8;
+/// Of a file that may be left in part: only chunks that are whole are gone on with.
+const PARTIAL_COPIERS_MAX: usize = 4;
 
 /// One large file. The destination has its final size already.
 struct LargeFile {
@@ -268,13 +270,17 @@ impl Board {
     }
 
     /// The next chunk for a copier whose last one was of `last`: of the file that has the fewest copiers, for those of one
-    /// file wait for each other where its inode is locked for each write. `None`: nothing is left, and it ends.
+    /// file wait for each other where its inode is locked for each write. `None`: nothing is left for it, and it ends.
     fn claim(&mut self, shard: usize, last: Option<u64>) -> Option<Claim> {
         let is_last = |open: &Open| last == Some(open.id);
         if let Some(left) = self.open.iter_mut().find(|open| is_last(open)) {
             left.copiers -= 1;
         }
-        let fewest = (0..self.open.len()).min_by_key(|&at| {
+        let has_room = |at: &usize| {
+            let open = &self.open[*at];
+            open.file.digests.is_none() || open.copiers < PARTIAL_COPIERS_MAX
+        };
+        let fewest = (0..self.open.len()).filter(has_room).min_by_key(|&at| {
             let open = &self.open[at];
             (open.copiers, !is_last(open))
         });

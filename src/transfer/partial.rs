@@ -2,8 +2,10 @@
 //! tells which contents they are to have. What a chunk of them holds is checked before it counts.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use xxhash_rust::xxh3::Xxh3;
@@ -13,9 +15,10 @@ use super::contents::Pair;
 use super::files::{Landing, Made, PRIVATE};
 use super::large::LARGE_BYTES_MIN;
 use super::{Failure, Lane, Place, temp};
-use crate::io::{Op, Reply};
-use crate::model::chunks::{Chunks, Version};
-use crate::model::{Kind, Meta};
+use crate::io::{Handle, Op, Reply, Target};
+use crate::model::chunks::{Chunks, INODE, Version, identity};
+use crate::model::unchanged::is_settled;
+use crate::model::{Kind, Meta, Time};
 
 /// Of a file that may be left in part.
 #[derive(Clone, Copy, Debug)]
@@ -57,57 +60,93 @@ impl Digests {
 }
 
 impl Lane {
-    /// Opens what an earlier run has left of a file, or makes a file that may be left in part. `None`: it would not be worth it, or
-    /// somebody has the name.
+    /// Opens what an earlier run has left of a file, or makes a file that may be left in part. `None`: it is not worth it, or
+    /// another run is at work.
     pub(super) async fn make_partial(
         &self,
         place: Place<'_>,
-        source: &Meta,
+        (source, meta): (&Handle, &Meta),
     ) -> Result<Option<Made>, Failure> {
-        let has_holes = self.method_for(source).needs_size_first();
-        if self.chunks.is_none() || source.size < LARGE_BYTES_MIN || has_holes {
+        let has_holes = self.method_for(meta).needs_size_first();
+        let Some(chunks) = self.chunks.as_ref().filter(|_| !has_holes) else {
+            return Ok(None);
+        };
+        if meta.size < LARGE_BYTES_MIN || !self.is_settled(source, meta) {
             return Ok(None);
         }
-        let version = Version::of(source);
+        let version = Version::of(meta);
         let name = temp::partial_name(place.name, version);
-        let made = |made: Made, begun| Made {
+        let known = |chunks: &dyn Chunks| {
+            let known = chunks.known(version);
+            let inode = known.iter().find(|(number, _)| *number == INODE);
+            inode.map(|(_, identity)| *identity)
+        };
+        let op = Op::OpenWrite {
+            at: place.dest.clone(),
+            name: name.clone(),
+        };
+        match self.on_dest(op).await {
+            Ok(Reply::Opened(file, found)) => {
+                if !self.is_locked(place.dest, &name, &file, &found).await {
+                    return Ok(None);
+                }
+                let is_ours = found.kind == Kind::File && found.nlink == 1;
+                if is_ours && known(&**chunks) == Some(identity(&found)) {
+                    return Ok(Some(Made {
+                        name,
+                        file,
+                        meta: found,
+                        landing: Landing::Temp,
+                        partial: Some(Partial {
+                            version,
+                            begun: true,
+                        }),
+                    }));
+                }
+                self.unlink_if_there(place.dest, &name).await?;
+            }
+            Ok(other) => unreachable!("an open does not reply {other:?}"),
+            Err(failure) if failure.is(Errno::ENOENT) => {}
+            // Whatever it is, it is not to be written to.
+            Err(_) => return Ok(None),
+        }
+        let made = self.create(place.dest, name.clone(), PRIVATE, Landing::Temp);
+        let made = match made.await {
+            Err(failure) if failure.is(Errno::EEXIST) => return Ok(None),
+            made => made?,
+        };
+        let is_locked = self.is_locked(place.dest, &name, &made.file, &made.meta);
+        if !is_locked.await {
+            return Ok(None);
+        }
+        chunks.note(version, (INODE, identity(&made.meta)));
+        let begun = false;
+        Ok(Some(Made {
             partial: Some(Partial { version, begun }),
             ..made
-        };
-        let (at, landing) = (place.dest.clone(), Landing::Temp);
-        let opened = self
-            .on_dest(Op::OpenWrite {
-                at,
-                name: name.clone(),
-            })
-            .await;
-        match opened {
-            Ok(Reply::Opened(file, meta)) if self.is_our_own(&meta) => {
-                let left = Made {
-                    name,
-                    file,
-                    meta,
-                    landing,
-                    partial: None,
-                };
-                Ok(Some(made(left, true)))
-            }
-            Err(failure) if failure.is(Errno::ENOENT) => {
-                match self.create(place.dest, name, PRIVATE, landing).await {
-                    Ok(fresh) => Ok(Some(made(fresh, false))),
-                    Err(failure) if failure.is(Errno::EEXIST) => Ok(None),
-                    Err(failure) => Err(failure),
-                }
-            }
-            // Whatever it is, it is not to be written to.
-            _ => Ok(None),
-        }
+        }))
     }
 
-    /// Nobody else can have made it, or has it open.
-    fn is_our_own(&self, file: &Meta) -> bool {
-        let own = self.options.own_ids.0;
-        file.kind == Kind::File && file.uid == own && file.mode == PRIVATE && file.nlink == 1
+    /// Whether contents that change from now on get another ctime, by our clock. Where that is another machine's, much is allowed
+    /// for its clock.
+    fn is_settled(&self, source: &Handle, meta: &Meta) -> bool {
+        const SKEW_MAX: i64 = 300;
+        let mut clock = Time::from(SystemTime::now());
+        if !self.source.has_own_clock(source) {
+            clock.sec -= SKEW_MAX;
+        }
+        is_settled(meta.ctime, clock)
+    }
+
+    /// Whether a temporary file is this run's alone, and still has its name: another one may have finished it meanwhile.
+    async fn is_locked(&self, dest: &Handle, name: &CStr, file: &Handle, meta: &Meta) -> bool {
+        let file = file.clone();
+        if self.dest.start(Op::Lock { file }).await.is_err() {
+            return false;
+        }
+        let target = Target::Name(dest.clone(), name.to_owned());
+        let now = self.dest.start(Op::Stat { target }).await;
+        matches!(now, Ok(Reply::Meta(now)) if now.ino == meta.ino)
     }
 
     pub(super) fn digests(&self, partial: Option<Partial>) -> Option<Digests> {

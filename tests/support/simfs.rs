@@ -695,6 +695,7 @@ impl Inner {
             | Op::Close { file }
             | Op::SeekData { file, .. }
             | Op::IsCached { file, .. }
+            | Op::Lock { file }
             | Op::Truncate { file, .. } => (file, None),
             Op::OpenDirBelow { at, path } => {
                 let path = join(&self.opened(at).path, str::from_utf8(path).unwrap());
@@ -804,7 +805,7 @@ impl Inner {
                 }
                 Ok(Reply::Link(CString::new(inode.data.clone()).unwrap()))
             }
-            Op::Close { .. } => Ok(Reply::Done),
+            Op::Close { .. } | Op::Lock { .. } => Ok(Reply::Done),
             op => {
                 self.watch_change(side, kind, path);
                 self.change_names(side, op, path)

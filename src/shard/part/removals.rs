@@ -9,7 +9,7 @@ use crate::io::{Op, Reply, Target};
 use crate::model::{Entry, Listing, State};
 use crate::shard::Shard;
 use crate::shard::batch::stat_all;
-use crate::shard::plan::Removal;
+use crate::shard::plan::{Removal, Step};
 
 impl Part {
     /// Only the destination has the name.
@@ -64,17 +64,22 @@ impl Part {
                 stray,
                 backup_taken: self.is_backup_taken(shard, name.to_bytes()),
             };
-            match self.whole_of(shard, name).filter(|_| stray) {
+            let whole = if stray {
+                self.whole_of(shard, name)
+            } else {
+                None
+            };
+            match whole {
                 Some(whole) => self.partials.push((whole, removal)),
                 None => self.plan.removals.push(removal),
             }
         }
     }
 
-    /// The entry of the source of which a temporary file may be a part to go on with. In a split directory that is somebody else's
-    /// to know, unless it happens to be in the same part; then the file is copied anew.
+    /// The entry of the source of which a temporary file may be a part to go on with.
     fn whole_of(&self, shard: &Shard, temp_name: &CStr) -> Option<usize> {
         let rule = shard.shared.options.strays?;
+        rule.is_partial_of?;
         let source = &self.plan.source;
         let at = self.index.find(source, rule.target(temp_name.to_bytes()))?;
         let entry = &source.entries[at];
@@ -86,7 +91,8 @@ impl Part {
     /// Files in part are left over where the whole is not to be copied.
     pub(super) fn remove_needless_partials(&mut self) {
         for (whole, removal) in std::mem::take(&mut self.partials) {
-            if !self.plan.steps.iter().any(|step| step.entry == whole) {
+            let is_copied = |step: &Step| step.entry == whole && step.action.copies();
+            if !self.plan.steps.iter().any(is_copied) {
                 self.plan.removals.push(removal);
             }
         }
