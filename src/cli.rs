@@ -202,9 +202,10 @@ pub struct MemoryArgs {
     #[arg(long)]
     pub partial: bool,
     /// Do not list copies of directories in which nothing of SRC has changed since TIME, by the ctimes of the directory and of all
-    /// in it: a date, "2 days ago", @SECONDS; or `last`, when the last run with `--since last` began that succeeded. Nothing of
-    /// DST is looked at but whether the directory is there: what was changed or lost there is not seen, nor what a run before
-    /// failed to copy, nor older directories that were moved to the place of another one. Compare everything now and then
+    /// in it: a date, "2 days ago", @SECONDS; or `last`, when the last run of this job began that succeeded. Nothing of DST is
+    /// looked at but whether the directory is there: what was changed or lost there is not seen, nor what a run before failed to
+    /// copy, nor older directories that were moved to the place of another one. Compare everything now and then. Where SRC has
+    /// another clock (network filesystems, FUSE, FAT), everything is compared
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Where to remember it [default: ringsync below XDG_STATE_HOME or ~/.local/state]; see `ringsync jobs`
