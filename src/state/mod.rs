@@ -147,7 +147,8 @@ impl State {
         places: Vec<PathBuf>,
     ) -> Result<Option<Self>, String> {
         let path = job.file_in(dir, "redb");
-        if dry_run && !path.exists() {
+        // A run that was killed at once may have left an empty file.
+        if dry_run && fs::metadata(&path).map_or(0, |meta| meta.len()) == 0 {
             return Ok(None);
         }
         let shown = dir.display();
