@@ -163,6 +163,8 @@ impl Work<'_> {
         if let (false, Some(dest)) = (self.hands.options.dry_run, &self.dirs.dest) {
             let lane = &self.hands.lane;
             let mut result = self.hands.unlock(&self.dirs.node, dest).await;
+            // Also when nothing can be made: what was in the way may be gone then.
+            self.dirs.node.touch();
             if result.is_ok() && step.action == Action::Supplant {
                 let (hands, node) = (self.hands, &self.dirs.node);
                 let removed = if step.backup_taken {
@@ -192,7 +194,6 @@ impl Work<'_> {
                     return None;
                 }
             }
-            self.dirs.node.touch();
             presence = Presence::Made;
         }
         self.shard.tally().dirs_made.add(1);

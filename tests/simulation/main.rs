@@ -18,7 +18,9 @@ use drawn::{Drawn, draw, healthy, left_over, words};
 use harness::{Bench, simulate};
 use judge::Case;
 use ringsync::error::{OpKind, Side};
-use simfs::Plan;
+use ringsync::model::{Kind, Time};
+use ringsync::run::Delete;
+use simfs::{Plan, Seen, World};
 use simrun::{Ended, sync_telling};
 
 /// Runs with the plan, in which `spoil` has put what goes wrong.
@@ -91,11 +93,7 @@ fn failing(bench: &Bench) -> Result<(), String> {
         1..6 => drawn.plan.faults = *rng.pick(&[3, 10, 30, 100, 400]),
         // Of one kind, so that the rare ones get their turn.
         6..9 => {
-            // No simulated filesystem has anything to prepare.
-            let kinds = OpKind::ALL
-                .into_iter()
-                .filter(|kind| *kind != OpKind::Prepare);
-            drawn.plan.only = Some(*rng.pick(&kinds.collect::<Vec<_>>()));
+            drawn.plan.only = Some(*rng.pick(&OpKind::ALL));
             drawn.plan.faults = *rng.pick(&[50, 200, 500]);
         }
         _ => drawn.plan.sticky_faults = *rng.pick(&[10, 30, 100]),
@@ -111,6 +109,30 @@ fn failing(bench: &Bench) -> Result<(), String> {
 #[test]
 fn failures_cost_only_their_entries_and_are_told_once() {
     simulate("failing", 0..2500, failing);
+}
+
+#[test]
+fn a_directory_has_its_time_when_what_was_in_the_way_is_gone_and_nothing_could_be_made() {
+    let world = World::new();
+    let (time, in_the_way) = (Time { sec: 1000, nsec: 1 }, b"in the way");
+    let dir = Seen::new(Kind::Dir, 0o755, 1000, b"");
+    world.add(Side::Source, "name", &dir);
+    let file = Seen::new(Kind::File, 0o644, 1000, in_the_way);
+    world.add(Side::Destination, "name", &file);
+    for side in [Side::Source, Side::Destination] {
+        world.set_mtime(side, "", time);
+    }
+    world.set_plan(Plan {
+        only: Some(OpKind::MakeDir),
+        faults: 1000,
+        fatal_faults: true,
+        ..Plan::default()
+    });
+    let ended = sync_telling(&world, simrun::job(Delete::During), false);
+    assert_eq!(ended.exit_code, 23);
+    let left = world.seen(Side::Destination);
+    assert!(!left.contains_key("name"));
+    assert_eq!(left[""].mtime, time);
 }
 
 /// Others change the source, or the destination, or both, and operations fail besides.
