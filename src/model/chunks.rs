@@ -1,8 +1,7 @@
 //! What is remembered of large files that were copied in part (`--partial`): digests of their chunks.
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Meta;
+use super::unchanged::looks;
 
 /// Stands for the contents of a source file: as long as it looks so, they are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,15 +10,7 @@ pub struct Version(pub u128);
 impl Version {
     #[must_use]
     pub fn of(file: &Meta) -> Self {
-        let mut hasher = Xxh3::new();
-        for number in [file.ino, file.size] {
-            hasher.update(&number.to_le_bytes());
-        }
-        for time in [file.mtime, file.ctime] {
-            hasher.update(&time.sec.to_le_bytes());
-            hasher.update(&time.nsec.to_le_bytes());
-        }
-        Self(hasher.digest128())
+        Self(looks([file.ino, file.size], [file.mtime, file.ctime]).digest128())
     }
 
     /// Few bits of it, for names.
@@ -36,10 +27,7 @@ pub type ChunkDigest = (u64, u128);
 /// Stands for an inode, so that another one that has its name is not taken for it.
 #[must_use]
 pub fn identity(file: &Meta) -> u128 {
-    let mut hasher = Xxh3::new();
-    hasher.update(&file.ino.to_le_bytes());
-    hasher.update(&file.btime.as_nanos().to_le_bytes());
-    hasher.digest128()
+    looks([file.ino], [file.btime]).digest128()
 }
 
 /// In the place of a chunk's number: the [`identity`] of the file that the chunks were written to.
@@ -60,25 +48,11 @@ pub trait Chunks: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Kind, Time};
+    use crate::model::unchanged::tests::file;
 
     #[test]
     fn a_version_is_another_one_when_the_contents_may_be() {
-        let file = Meta {
-            kind: Kind::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            size: 7,
-            mtime: Time { sec: 100, nsec: 5 },
-            ctime: Time { sec: 200, nsec: 6 },
-            btime: Time::default(),
-            ino: 42,
-            dev: 1,
-            rdev: 0,
-            has_holes: false,
-        };
+        let file = file();
         let changes: [fn(&mut Meta); 5] = [
             |meta| meta.ino += 1,
             |meta| meta.size += 1,

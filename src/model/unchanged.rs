@@ -85,23 +85,29 @@ impl Row {
 /// ctime.
 #[must_use]
 pub fn source_digest(meta: &Meta) -> u64 {
-    digest(meta.ino, [meta.btime, meta.mtime, meta.ctime])
+    looks([meta.ino], [meta.btime, meta.mtime, meta.ctime]).digest()
 }
 
 /// How a destination directory looks: every change of its names moves its mtime.
 #[must_use]
 pub fn dest_digest(meta: &Meta) -> u64 {
-    digest(meta.ino, [meta.mtime, meta.ctime])
+    looks([meta.ino], [meta.mtime, meta.ctime]).digest()
 }
 
-fn digest<const TIMES: usize>(ino: u64, times: [Time; TIMES]) -> u64 {
+/// What an inode looks like, by these of its attributes.
+pub(super) fn looks<const NUMBERS: usize, const TIMES: usize>(
+    numbers: [u64; NUMBERS],
+    times: [Time; TIMES],
+) -> Xxh3 {
     let mut hasher = Xxh3::new();
-    hasher.update(&ino.to_le_bytes());
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
     for time in times {
         hasher.update(&time.sec.to_le_bytes());
         hasher.update(&time.nsec.to_le_bytes());
     }
-    hasher.digest()
+    hasher
 }
 
 /// The entries of a source directory, in any order: their digest, and what decides whether it may be relied upon.
@@ -245,7 +251,7 @@ pub trait Rows: Send + Sync {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{Listing, State};
 
@@ -259,7 +265,7 @@ mod tests {
         Time { sec, nsec }
     }
 
-    fn file() -> Meta {
+    pub(in crate::model) fn file() -> Meta {
         Meta {
             kind: Kind::File,
             mode: 0o644,

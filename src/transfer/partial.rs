@@ -76,11 +76,6 @@ impl Lane {
         }
         let version = Version::of(meta);
         let name = temp::partial_name(place.name, version);
-        let known = |chunks: &dyn Chunks| {
-            let known = chunks.known(version);
-            let inode = known.iter().find(|(number, _)| *number == INODE);
-            inode.map(|(_, identity)| *identity)
-        };
         let op = Op::OpenWrite {
             at: place.dest.clone(),
             name: name.clone(),
@@ -91,7 +86,7 @@ impl Lane {
                     return Ok(None);
                 }
                 let is_ours = found.kind == Kind::File && found.nlink == 1;
-                if is_ours && known(&**chunks) == Some(identity(&found)) {
+                if is_ours && chunks.known(version).contains(&(INODE, identity(&found))) {
                     return Ok(Some(Made {
                         name,
                         file,
@@ -120,9 +115,11 @@ impl Lane {
             return Ok(None);
         }
         chunks.note(version, (INODE, identity(&made.meta)));
-        let begun = false;
         Ok(Some(Made {
-            partial: Some(Partial { version, begun }),
+            partial: Some(Partial {
+                version,
+                begun: false,
+            }),
             ..made
         }))
     }

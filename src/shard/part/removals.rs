@@ -64,11 +64,7 @@ impl Part {
                 stray,
                 backup_taken: self.is_backup_taken(shard, name.to_bytes()),
             };
-            let whole = if stray {
-                self.whole_of(shard, name)
-            } else {
-                None
-            };
+            let whole = stray.then(|| self.whole_of(shard, name)).flatten();
             match whole {
                 Some(whole) => self.partials.push((whole, removal)),
                 None => self.plan.removals.push(removal),
