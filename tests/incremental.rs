@@ -380,6 +380,20 @@ fn since_a_time_only_what_changed_later_is_compared(engine: &str) {
 }
 
 #[test]
+fn a_run_that_was_killed_while_it_made_the_state_is_no_obstacle() {
+    let job = Remembering::new(&tree(1));
+    job.sync("auto", &["--incremental"]).exits(0);
+    // As far as it had got, under the name that the state has until it is one.
+    let database = job.database();
+    fs::remove_file(&database).unwrap();
+    fs::write(database.with_extension("new"), vec![0; 100_000]).unwrap();
+    job.sync("auto", &["--incremental", "-n"]).exits(0);
+    job.sync("auto", &["--incremental"]).exits(0);
+    assert_eq!(job.jobs()[0]["last_run"]["ending"], "complete");
+    assert!(!database.with_extension("new").exists());
+}
+
+#[test]
 fn the_state_is_nobody_elses_business() {
     let job = Remembering::new(&tree(1));
     job.sync("auto", &["--incremental"]).exits(0);

@@ -147,8 +147,7 @@ impl State {
         places: Vec<PathBuf>,
     ) -> Result<Option<Self>, String> {
         let path = job.file_in(dir, "redb");
-        // A run that was killed at once may have left an empty file.
-        if dry_run && fs::metadata(&path).map_or(0, |meta| meta.len()) == 0 {
+        if dry_run && !path.exists() {
             return Ok(None);
         }
         let shown = dir.display();
@@ -322,6 +321,17 @@ fn open_to_read(path: &Path) -> Result<ReadOnlyDatabase, StoreError> {
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {
+    if !path.exists() {
+        // It has its name when it is one: a run that is killed meanwhile leaves nothing that the next one would refuse.
+        let fresh = path.with_extension("new");
+        open_private(&fresh)?.set_len(0)?;
+        drop(open_as_it_is(&fresh)?);
+        fs::rename(&fresh, path)?;
+    }
+    open_as_it_is(path)
+}
+
+fn open_as_it_is(path: &Path) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     Ok(builder.create_with_backend(FileBackend::new(open_private(path)?)?)?)
