@@ -6,12 +6,14 @@
 mod faultfs;
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use faultfs::{Fault, Faults};
@@ -19,7 +21,9 @@ use nix::errno::Errno;
 use ringsync::error::{Cause, Class, Error, OpKind};
 use ringsync::io::Depth;
 use ringsync::io::ring::RingOptions;
-use ringsync::io::{EngineChoice, Fs, Handle, LocalFs, LocalFsOptions};
+use ringsync::io::{
+    EngineChoice, Fs, Handle, InOneGo, LocalFs, LocalFsOptions, Op, Pending, SmallCopy,
+};
 use ringsync::model::{Instruments, Item, Sink};
 use ringsync::report::{ErrorCounts, summary};
 use ringsync::run::backup::{BackupJob, BackupRoot};
@@ -86,6 +90,10 @@ fn local() -> Result<Rc<dyn Fs>, String> {
 fn sync(trees: &Trees, job: Job, faults: &Faults) -> Ended {
     let of_shards = faults.clone();
     let fs: FsMaker = Arc::new(move |_| Ok((local()?, of_shards.on(local()?))));
+    sync_by(trees, job, fs)
+}
+
+fn sync_by(trees: &Trees, job: Job, fs: FsMaker) -> Ended {
     let dest = fs::metadata(&trees.dst).unwrap();
     let roots = Roots {
         source: open(&trees.src),
@@ -578,5 +586,66 @@ fn backups_without_links() {
             );
             assert_nothing_lost(&before, &trees.dst, has_dir, "renamed");
         }
+    }
+}
+
+/// A destination that says of its first small files that many calls at a time pay off.
+struct SlowAtFirst {
+    fs: Rc<dyn Fs>,
+    /// So many more.
+    not_now: Cell<u32>,
+    copied: Arc<AtomicU32>,
+}
+
+impl Fs for SlowAtFirst {
+    fn start(&self, op: Op) -> Pending {
+        self.fs.start(op)
+    }
+
+    fn is_slow(&self, dev: u64) -> bool {
+        self.fs.is_slow(dev)
+    }
+
+    fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> InOneGo {
+        if let Some(left) = self.not_now.get().checked_sub(1) {
+            self.not_now.set(left);
+            return InOneGo::NotNow;
+        }
+        let outcome = self.fs.copy_small(copy, buffer);
+        if outcome == InOneGo::Copied {
+            self.copied.fetch_add(1, Relaxed);
+        }
+        outcome
+    }
+}
+
+#[test]
+fn small_files_go_in_one_again_when_calls_return_at_once_again() {
+    const FILES: u32 = 100;
+    const NOT_NOW: u32 = 50;
+    let trees = Trees::empty();
+    for number in 0..FILES {
+        fs::write(trees.src.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let copied = Arc::new(AtomicU32::new(0));
+    let count = copied.clone();
+    let fs: FsMaker = Arc::new(move |_| {
+        let dest = SlowAtFirst {
+            fs: local()?,
+            not_now: Cell::new(NOT_NOW),
+            copied: count.clone(),
+        };
+        Ok((local()?, Rc::new(dest)))
+    });
+    let job = Job {
+        reflink: Reflink::Never,
+        ..job()
+    };
+    let ended = sync_by(&trees, job, fs);
+    assert_eq!(ended.exit_code, 0, "{:?}", ended.errors);
+    assert_eq!(copied.load(Relaxed), FILES - NOT_NOW);
+    for number in 0..FILES {
+        let copy = fs::read_to_string(trees.dst.join(number.to_string())).unwrap();
+        assert_eq!(copy, number.to_string());
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::inline::{self, FsTraits};
 use super::op::{Fs, Handle, Op, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
-use super::small::{self, SmallCopy};
+use super::small::{self, InOneGo, SmallCopy};
 use crate::control::router::{Route, Router, Sample};
 use crate::error::{OpKind, Side};
 use crate::model::{Instruments, Listing, OpClass, Timed};
@@ -298,18 +298,18 @@ impl Fs for LocalFs {
         }
     }
 
-    fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
+    fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> InOneGo {
         let core = &*self.core;
         let devs = [copy.source.dev(), copy.dest.dev()];
         // No probe: it would be a long one.
         if devs.into_iter().any(|dev| self.is_slow(dev)) {
-            return false;
+            return InOneGo::NotNow;
         }
         let is_routed = core.engine == EngineChoice::Auto;
         let started = core.started.elapsed();
         let watches = is_routed.then(|| devs.map(|dev| core.watch(dev, started)));
         if !small::copy(copy, buffer) {
-            return false;
+            return InOneGo::Refused;
         }
         let ended = core.started.elapsed();
         for (dev, watch) in devs.into_iter().zip(watches.iter().flatten()) {
@@ -318,7 +318,7 @@ impl Fs for LocalFs {
         let what = Timed::Op(OpClass::SmallFile, self.side);
         core.instruments
             .record(what, ended.saturating_sub(started), 1);
-        true
+        InOneGo::Copied
     }
 
     fn offloads_copies(&self, file: &Handle) -> bool {

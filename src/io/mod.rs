@@ -19,4 +19,4 @@ pub use buffer::{Buffer, DIRECT_BYTES};
 pub use depth::{DEPTH_MAX, Depth};
 pub use local::{EngineChoice, LocalFs, LocalFsOptions};
 pub use op::{Change, Fs, Handle, Links, Op, OpError, Outcome, Pending, Reply, Target};
-pub use small::SmallCopy;
+pub use small::{InOneGo, SmallCopy};

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::buffer::Buffer;
 use super::ring::RingFuture;
-use super::small::SmallCopy;
+use super::small::{InOneGo, SmallCopy};
 use crate::error::OpKind;
 use crate::model::{Carried, Kind, Listing, Meta, Time, XattrChange, Xattrs};
 
@@ -549,9 +549,9 @@ pub trait Fs {
         false
     }
 
-    /// Copies a small file in one go, on the filesystem of its new name, where that pays off. `false` when it is not there:
-    /// then nothing is, and the ordinary operations are to be used. Who looks at single operations leaves this out.
-    fn copy_small(&self, _copy: &SmallCopy<'_>, _buffer: &mut [u8]) -> bool {
-        false
+    /// Copies a small file in one go, on the filesystem of its new name, where that pays off. Who looks at single operations
+    /// leaves this out.
+    fn copy_small(&self, _copy: &SmallCopy<'_>, _buffer: &mut [u8]) -> InOneGo {
+        InOneGo::Refused
     }
 }

@@ -32,6 +32,15 @@ pub struct SmallCopy<'a> {
     pub change: &'a dyn Fn(&Meta) -> Change,
 }
 
+/// What became of it. Unless it was copied nothing is there, and the ordinary operations are to be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InOneGo {
+    Copied,
+    /// It was not tried: many calls at a time pay off now.
+    NotNow,
+    Refused,
+}
+
 /// Whether the file is there under the name it is made with, complete, with its attributes. If not, nothing of it is: whatever
 /// was not as expected, the ordinary way finds it again, and tells it.
 pub(super) fn copy(copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {

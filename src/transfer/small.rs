@@ -3,7 +3,7 @@
 use super::buffers::BUFFER_BYTES;
 use super::files::PRIVATE;
 use super::{Copied, Failure, Fsync, Lane, Place, Reflink, WriteMode};
-use crate::io::{Links, SmallCopy};
+use crate::io::{InOneGo, Links, SmallCopy};
 use crate::model::{Kind, Meta};
 
 const SET_ID_BITS: u32 = 0o6000;
@@ -55,11 +55,14 @@ impl Lane {
         let mut buffer = self.buffers.take();
         let copied = self.dest.copy_small(&copy, &mut buffer);
         self.buffers.give_back(buffer);
-        if !copied {
-            self.refused_in_a_row.set(self.refused_in_a_row.get() + 1);
-            return None;
+        match copied {
+            InOneGo::Copied => self.refused_in_a_row.set(0),
+            InOneGo::NotNow => return None,
+            InOneGo::Refused => {
+                self.refused_in_a_row.set(self.refused_in_a_row.get() + 1);
+                return None;
+            }
         }
-        self.refused_in_a_row.set(0);
         if let Some(temp) = temp
             && let Err(failure) = self.replace(place, temp.clone(), existing).await
         {
