@@ -264,6 +264,10 @@ impl Part {
             Mode::Sync | Mode::DeleteOnly => {}
         }
         self.remove_needless_partials();
+        // Contents lie on a disk in about the order of their inodes, and ext4 lists names in the order of their hashes.
+        let entries = &self.plan.source.entries;
+        let steps = &mut self.plan.steps;
+        steps.sort_unstable_by_key(|step| entries[step.entry].ino);
         self.plan
     }
 
