@@ -189,7 +189,8 @@ pub struct SyncArgs {
 pub struct MemoryArgs {
     /// Remember each directory that is equal, and do not list its copy again as long as neither has changed. SRC is always
     /// listed. In DST a name that came, went or was renamed is seen; a file changed where it is, is not: for that,
-    /// `--incremental=verify-meta` compares everything once, and remembers it anew
+    /// `--incremental=verify-meta` compares everything once, and remembers it anew. Where inode numbers change from mount to
+    /// mount (some FUSE filesystems), everything is compared
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "skip")]
     pub incremental: Option<IncrementalArg>,
     /// Compare everything, unless the last run with --resume or --incremental was interrupted or killed: then go on where it

@@ -31,13 +31,15 @@ struct Node {
 
 struct Nodes {
     by_number: HashMap<u64, Node>,
-    /// Those whose descriptors may be closed, in the order of their lookups.
-    closable: VecDeque<u64>,
+    /// Those whose descriptors may be closed, in the order of their lookups: directories, and apart from them what there is
+    /// more of.
+    dirs: VecDeque<u64>,
+    others: VecDeque<u64>,
 }
 
 pub(crate) struct Backing {
     nodes: Mutex<Nodes>,
-    /// How many of the closable are open at most.
+    /// How many directories are open at most, and how many others.
     open_max: usize,
 }
 
@@ -53,11 +55,12 @@ impl Backing {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let nodes = Nodes {
             by_number: HashMap::from([(ROOT, root)]),
-            closable: VecDeque::new(),
+            dirs: VecDeque::new(),
+            others: VecDeque::new(),
         };
         Ok(Self {
             nodes: Mutex::new(nodes),
-            open_max: usize::try_from(limit / 2).unwrap_or(usize::MAX),
+            open_max: usize::try_from(limit / 3).unwrap_or(usize::MAX),
         })
     }
 
@@ -111,9 +114,15 @@ impl Backing {
         let mut nodes = self.nodes();
         let Nodes {
             by_number,
-            closable,
+            dirs,
+            others,
         } = &mut *nodes;
-        if attr.kind != FileType::Directory && !by_number.contains_key(&attr.ino.0) {
+        if !by_number.contains_key(&attr.ino.0) {
+            let closable = if attr.kind == FileType::Directory {
+                dirs
+            } else {
+                others
+            };
             closable.push_back(attr.ino.0);
             let close = (closable.len() > self.open_max).then(|| closable.pop_front());
             if let Some(node) = close.flatten().and_then(|ino| by_number.get_mut(&ino)) {
