@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use ringsync::model::{Kind, Meta, Policy, Time, decide};
+use ringsync::model::{Attrs, Kind, Meta, Policy, Time, decide};
 
 const PAIRS: usize = 1024;
 
@@ -45,6 +45,7 @@ fn entry(at: usize) -> Meta {
         dev: 2049,
         rdev: 0,
         has_holes: false,
+        unknown: Attrs::NONE,
     }
 }
 

@@ -28,7 +28,7 @@ use super::attrs::{read_xattrs, set_attrs};
 use super::beneath;
 use super::direct::{is_cached, set_direct};
 use super::op::{Handle, Links, Op, OpError, Outcome, Reply, Target};
-use crate::model::{Kind, Listing, Meta, State, Time};
+use crate::model::{Attrs, Kind, Listing, Meta, State, Time};
 
 /// Bytes asked of one getdents64 call: about 2,000 names of usual length, within a second-level cache.
 const READ_DIR_BYTES: usize = 64 * 1024;
@@ -419,6 +419,7 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
         rdev,
         has_holes: kind == Kind::File && raw.stx_blocks.saturating_mul(512) < raw.stx_size,
+        unknown: Attrs::NONE,
     })
 }
 

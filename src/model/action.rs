@@ -1,6 +1,6 @@
 //! What is to be done about one name.
 
-use std::ops::BitOr;
+use std::ops::{BitOr, Sub};
 
 /// A set of metadata attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,14 @@ impl BitOr for Attrs {
 
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+impl Sub for Attrs {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 

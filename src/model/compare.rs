@@ -87,14 +87,24 @@ impl Policy {
         self.carry_group && self.groups_settable.is_none_or(settable)
     }
 
+    /// Those of mode, owner, group and times that the destination gets from `src`.
+    #[must_use]
+    pub fn carried_of(&self, src: &Meta) -> Attrs {
+        let carried = Attrs::MODE.when(self.carry_mode)
+            | Attrs::OWNER.when(self.carry_owner)
+            | Attrs::GROUP.when(self.sets_group(src.gid))
+            | Attrs::TIMES.when(self.carry_times);
+        carried - src.unknown
+    }
+
     /// The carried attributes in which `dst` differs from `src`. Symlinks have no mode of their own on Linux.
     #[must_use]
     pub fn attrs_differing(&self, src: &Meta, dst: &Meta) -> Attrs {
-        let mode = self.carry_mode && src.kind != Kind::Symlink && src.mode != dst.mode;
-        Attrs::MODE.when(mode)
-            | Attrs::OWNER.when(self.carry_owner && src.uid != dst.uid)
-            | Attrs::GROUP.when(self.sets_group(src.gid) && src.gid != dst.gid)
-            | Attrs::TIMES.when(self.carry_times && !self.times_equal(src.mtime, dst.mtime))
+        let equal = Attrs::MODE.when(src.kind == Kind::Symlink || src.mode == dst.mode)
+            | Attrs::OWNER.when(src.uid == dst.uid)
+            | Attrs::GROUP.when(src.gid == dst.gid)
+            | Attrs::TIMES.when(self.times_equal(src.mtime, dst.mtime));
+        self.carried_of(src) - equal
     }
 }
 
@@ -199,6 +209,7 @@ mod tests {
             dev: 1,
             rdev: 0,
             has_holes: false,
+            unknown: Attrs::NONE,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::action::Attrs;
+
 /// The type of an inode, from `d_type` or `st_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -156,6 +158,8 @@ pub struct Meta {
     pub rdev: u64,
     /// A file with less space allocated than its size: it may have holes.
     pub has_holes: bool,
+    /// Which of mode, owner, group and times nobody knows; what is here in their place is made up. Empty but for objects.
+    pub unknown: Attrs,
 }
 
 impl Meta {

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 
+use super::action::Attrs;
 use super::entry::{Kind, Meta, Time};
 
 /// What is known of an entry so far.
@@ -38,6 +39,7 @@ pub struct Entry {
     name_start: u32,
     name_len: u8,
     has_holes: bool,
+    unknown: Attrs,
     /// A symlink of the source that is taken for what it leads to.
     pub followed: bool,
     pub state: State,
@@ -93,6 +95,7 @@ impl Entry {
             dev,
             rdev,
             has_holes: self.has_holes,
+            unknown: self.unknown,
         })
     }
 
@@ -114,6 +117,7 @@ impl Entry {
         self.gid = meta.gid;
         self.nlink = meta.nlink;
         self.has_holes = meta.has_holes;
+        self.unknown = meta.unknown;
         self.state = State::Known;
     }
 }
@@ -154,6 +158,7 @@ impl Listing {
             name_start,
             name_len,
             has_holes: false,
+            unknown: Attrs::NONE,
             followed: false,
             state: State::Named,
         });

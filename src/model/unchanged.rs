@@ -253,7 +253,7 @@ pub trait Rows: Send + Sync {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{Listing, State};
+    use crate::model::{Attrs, Listing, State};
 
     impl Contents {
         fn plain(&self) -> Option<u128> {
@@ -280,6 +280,7 @@ pub(super) mod tests {
             dev: 1,
             rdev: 0,
             has_holes: false,
+            unknown: Attrs::NONE,
         }
     }
 

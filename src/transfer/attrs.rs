@@ -32,9 +32,11 @@ impl Lane {
     /// extended attributes. `existed` is what stood there before this run, whose mode stays when modes are not carried.
     pub(super) fn change_for(&self, wanted: &Meta, now: &Meta, existed: Option<&Meta>) -> Change {
         let policy = &self.options.policy;
-        let uid = (policy.carry_owner && wanted.uid != now.uid).then_some(wanted.uid);
-        let gid = (policy.sets_group(wanted.gid) && wanted.gid != now.gid).then_some(wanted.gid);
-        let mode = if policy.carry_mode {
+        let carried = policy.carried_of(wanted);
+        let sets = |attr, differs: bool| carried.has(attr) && differs;
+        let uid = sets(Attrs::OWNER, wanted.uid != now.uid).then_some(wanted.uid);
+        let gid = sets(Attrs::GROUP, wanted.gid != now.gid).then_some(wanted.gid);
+        let mode = if carried.has(Attrs::MODE) {
             wanted.mode
         } else {
             existed.map_or(wanted.mode & 0o777 & !self.options.umask, |meta| meta.mode)
@@ -48,7 +50,7 @@ impl Lane {
             gid,
             mode: sets_mode.then_some(mode),
             xattrs: XattrChange::default(),
-            mtime: policy.carry_times.then_some(wanted.mtime),
+            mtime: carried.has(Attrs::TIMES).then_some(wanted.mtime),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode,
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, Reply, Target};
 use crate::model::compare::INCOMPLETE;
-use crate::model::{Kind, Meta};
+use crate::model::{Attrs, Kind, Meta};
 
 /// How often a file is copied again because it changed meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
@@ -187,8 +187,9 @@ impl Lane {
         let LaneOptions {
             policy, own_ids, ..
         } = &self.options;
+        let carries_mode = policy.carried_of(source).has(Attrs::MODE);
         let private =
-            source.mode & 0o7000 != 0 || !policy.carry_mode || (source.uid, source.gid) != *own_ids;
+            source.mode & 0o7000 != 0 || !carries_mode || (source.uid, source.gid) != *own_ids;
         if private { PRIVATE } else { source.mode }
     }
 
@@ -262,16 +263,16 @@ impl Lane {
         if meta.kind != Kind::File || meta.ino != existing.ino {
             return Err(replaced(Side::Destination));
         }
-        let policy = &self.options.policy;
-        let other_owner = (policy.carry_owner && source.uid != meta.uid)
-            || (policy.sets_group(source.gid) && source.gid != meta.gid);
+        let carried = self.options.policy.carried_of(source);
+        let other_owner = carried.has(Attrs::OWNER) && source.uid != meta.uid
+            || carried.has(Attrs::GROUP) && source.gid != meta.gid;
         let readers = if other_owner {
             0o700
         } else {
             source.mode & 0o777
         };
         let narrow = meta.mode & readers;
-        if policy.carry_mode && narrow != meta.mode {
+        if carried.has(Attrs::MODE) && narrow != meta.mode {
             let change = Change {
                 mode: Some(narrow),
                 ..Change::default()

@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use nix::errno::Errno;
 use ringsync::error::{OpKind, Side};
 use ringsync::io::{Buffer, Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
-use ringsync::model::{Kind, Listing, Meta, State, Time, Xattrs};
+use ringsync::model::{Attrs, Kind, Listing, Meta, State, Time, Xattrs};
 
 #[allow(unused_imports)] // Some test crates use only some of it.
 pub(crate) use changes::Manner;
@@ -736,6 +736,7 @@ impl Inner {
             dev: side.dev(),
             rdev: inode.rdev,
             has_holes: inode.has_holes(),
+            unknown: Attrs::NONE,
         })
     }
 
