@@ -107,7 +107,7 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Switches of a command line.
 pub struct SyncArgs {
-    /// Source directory; a trailing slash means nothing
+    /// Source directory, or s3://BUCKET/PREFIX; a trailing slash means nothing
     pub src: PathBuf,
     /// Destination directory; made when missing
     pub dst: PathBuf,
@@ -180,6 +180,8 @@ pub struct SyncArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
     pub tuning: TuningArgs,
 }
 
@@ -222,7 +224,7 @@ pub enum IncrementalArg {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Source directory
+    /// Source directory, or s3://BUCKET/PREFIX
     pub src: PathBuf,
     /// Destination directory
     pub dst: PathBuf,
@@ -238,12 +240,14 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
     pub tuning: TuningArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// Directory to crawl
+    /// Directory to crawl, or s3://BUCKET/PREFIX
     pub path: PathBuf,
 
     /// Do not enter other filesystems
@@ -256,7 +260,43 @@ pub struct ScanArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
     pub tuning: TuningArgs,
+}
+
+/// How buckets are reached.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Buckets (credentials and all that is not given come from AWS_* variables and the files of the AWS tools)"
+)]
+pub struct S3Args {
+    /// The server, such as http://localhost:9000, where it is not AWS; buckets are then the first part of its paths
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+    /// Where the bucket is [default: us-east-1, when nothing else says it]
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// The profile of the AWS tools whose credentials and settings are used
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Ask without credentials, which public buckets allow
+    #[arg(long)]
+    pub no_sign_request: bool,
+    /// Where objects have the attributes of files: `posix` reads file-mtime, file-permissions, file-owner and file-group as AWS
+    /// DataSync writes them, or rclone's mtime; `rclone` that alone; `none` takes an object's own time for the file's, and is
+    /// fastest, for the others ask once for each object
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub s3_metadata: S3MetadataArg,
+}
+
+/// See [`S3Args::s3_metadata`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum S3MetadataArg {
+    #[default]
+    Posix,
+    Rclone,
+    None,
 }
 
 /// What counts as different and what is carried.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::cli::{
     CheckArgs, CompareArgs, ConfigArgs, DirectIoArg, FsyncArg, LimitArgs, ProgressArg, ReflinkArg,
-    ReportArgs, ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
+    ReportArgs, S3Args, S3MetadataArg, ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
 };
 use crate::model::path::escape;
 use crate::model::{Carried, Policy, Symlinks, Time};
@@ -26,6 +26,7 @@ use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::backup::BackupJob;
 use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
+use crate::s3;
 use crate::transfer::{Fsync, Reflink, WriteMode};
 use layers::Layers;
 pub use memory::{Memory, state_dir};
@@ -86,6 +87,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
+            s3: s3_options(args.s3),
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -138,6 +140,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
+            s3: s3_options(args.s3),
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -155,6 +158,7 @@ impl Config {
         let filter = filter::rules_only(&args.rules, &args.path)?;
         let (base, settings) = base_job(Task::Scan, args.path, None, &args.tuning)?;
         let job = Job {
+            s3: s3_options(args.s3),
             filter,
             one_file_system: args.one_file_system,
             ..base
@@ -279,6 +283,20 @@ fn base_job(
         ..Job::archive(task, source, dest, settings.cpus.clone())
     };
     Ok((job, settings))
+}
+
+fn s3_options(args: S3Args) -> s3::Options {
+    s3::Options {
+        endpoint: args.endpoint_url,
+        region: args.region,
+        profile: args.profile,
+        unsigned: args.no_sign_request,
+        form: match args.s3_metadata {
+            S3MetadataArg::Posix => s3::Form::Posix,
+            S3MetadataArg::Rclone => s3::Form::Rclone,
+            S3MetadataArg::None => s3::Form::None,
+        },
+    }
 }
 
 fn write_mode(mode: Option<WriteModeArg>, inplace: bool) -> Result<WriteMode, String> {

@@ -198,6 +198,10 @@ pub enum Cause {
     NotInSource,
     /// A directory that would have to go for something else holds what a rule protects.
     Protected,
+    /// Keys that no file and no directory can be named by: `//` and `..` in them, names of over 255 bytes.
+    KeyIsNoPath,
+    /// An object's key is another one's directory.
+    ObjectAndPrefix,
 }
 
 impl fmt::Display for Cause {
@@ -244,6 +248,10 @@ impl fmt::Display for Cause {
             Self::NotInSource => {
                 f.write_str("it is on the list of --files-from but not in the source")
             }
+            Self::KeyIsNoPath => f.write_str("no file can have the name that keys have here"),
+            Self::ObjectAndPrefix => f.write_str(
+                "an object has the name of a directory, or is one and has contents; only one of both was synced",
+            ),
             Self::Protected => {
                 f.write_str("a directory is in the way, and a filter rule protects something in it")
             }

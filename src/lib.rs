@@ -13,6 +13,7 @@ pub mod model;
 pub mod monitor;
 pub mod report;
 pub mod run;
+pub mod s3;
 pub mod shard;
 pub mod state;
 pub mod throttle;

@@ -8,6 +8,7 @@ mod hands;
 pub mod limits;
 mod linked;
 mod links;
+mod objects;
 mod paced;
 mod roots;
 pub mod tuning;
@@ -34,6 +35,7 @@ use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
 use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
 use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
+use crate::s3;
 pub use crate::shard::Passing;
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
@@ -47,6 +49,7 @@ pub use flight::Flights;
 use hands::HandsOptions;
 use links::LinkTable;
 use paced::Rates;
+use roots::Root;
 use tuning::Tuning;
 
 /// Directories in transfer at once on one shard. They hold their plan meanwhile. Where names take their time, few of one directory
@@ -124,6 +127,8 @@ pub struct Job {
     /// Keep what is replaced or deleted.
     pub backup: Option<BackupJob>,
     pub engine: EngineChoice,
+    /// How buckets are reached.
+    pub s3: s3::Options,
     /// Its limits, and how they move.
     pub tuning: Tuning,
     /// One shard for each.
@@ -163,6 +168,7 @@ impl Job {
             verify: false,
             backup: None,
             engine: EngineChoice::Auto,
+            s3: s3::Options::default(),
             tuning: Tuning::for_machine(cpus.len(), MEMORY_MODEST),
             cpus,
             descriptors_max: DESCRIPTORS_USUAL,
@@ -496,19 +502,14 @@ fn seed() -> u64 {
 }
 
 fn open_roots(job: &Job, depth: Arc<Depth>) -> Result<(Roots, Option<BackupRoot>), StartError> {
+    if let Some(roots) = objects::open(job, depth.clone())? {
+        return Ok(roots);
+    }
     let (source, dest) = roots::open(job)?;
-    let backup_dir = job.backup.as_ref().and_then(|job| job.dir.as_deref());
-    let backup = match (backup_dir, &dest) {
-        (Some(path), Some(dest)) => Some(backup::open_backup_dir(path, &source, dest)?),
-        _ => None,
-    };
-    let options = LocalFsOptions {
-        engine: job.engine,
-        ring: RingOptions { depth },
-    };
+    let backup = open_backup_root(job, Some(&source), dest.as_ref())?;
+    let options = local_options(job, depth);
     let fs: FsMaker = Arc::new(move |instruments| {
-        let fs = LocalFs::start(options.clone(), instruments)
-            .map_err(|error| format!("cannot set up io_uring: {error}"))?;
+        let fs = start_local(&options, instruments)?;
         let dest = fs.on(Side::Destination);
         Ok((Rc::new(fs), Rc::new(dest)))
     });
@@ -519,4 +520,28 @@ fn open_roots(job: &Job, depth: Arc<Depth>) -> Result<(Roots, Option<BackupRoot>
         fs,
     };
     Ok((roots, backup))
+}
+
+fn local_options(job: &Job, depth: Arc<Depth>) -> LocalFsOptions {
+    LocalFsOptions {
+        engine: job.engine,
+        ring: RingOptions { depth },
+    }
+}
+
+fn start_local(options: &LocalFsOptions, instruments: &Instruments) -> Result<LocalFs, String> {
+    LocalFs::start(options.clone(), instruments)
+        .map_err(|error| format!("cannot set up io_uring: {error}"))
+}
+
+fn open_backup_root(
+    job: &Job,
+    source: Option<&Root>,
+    dest: Option<&Root>,
+) -> Result<Option<BackupRoot>, StartError> {
+    let dir = job.backup.as_ref().and_then(|job| job.dir.as_deref());
+    match (dir, dest) {
+        (Some(path), Some(dest)) => backup::open_backup_dir(path, source, dest).map(Some),
+        _ => Ok(None),
+    }
 }

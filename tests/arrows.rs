@@ -26,14 +26,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "cli", "control", "detect", "io", "model", "monitor", "report", "run", "state",
+            "cli", "control", "detect", "io", "model", "monitor", "report", "run", "s3", "state",
             "transfer",
         ],
     ),
     (
         "run",
         &[
-            "control", "error", "io", "model", "monitor", "shard", "throttle", "transfer",
+            "control", "error", "io", "model", "monitor", "s3", "shard", "throttle", "transfer",
         ],
     ),
     // The summary reads how a run ended; it starts nothing.
@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("monitor", &["control", "error", "model", "throttle"]),
     ("shard", &["control", "error", "io", "model", "throttle"]),
     ("transfer", &["error", "io", "model", "throttle"]),
+    ("s3", &["error", "io", "model"]),
     ("io", &["control", "error", "model"]),
     ("throttle", &["control"]),
     ("control", &[]),

@@ -12,6 +12,7 @@ use crate::model::Time;
 use crate::model::filter::Filter;
 use crate::model::path::escape;
 use crate::run::{Delete, Job};
+use crate::s3::Url;
 use crate::state::Use;
 use crate::transfer::WriteMode;
 
@@ -62,6 +63,11 @@ impl Memory {
                 None => Ok(None),
             };
         };
+        if Url::is_one(&job.source) {
+            return Err(format!(
+                "{option} goes by the ctimes of directories, and buckets have none"
+            ));
+        }
         check(option, args, compare, job)?;
         let purpose = match (args.incremental, args.resume, args.since.as_deref()) {
             (_, _, Some(LAST)) => Use::Since,

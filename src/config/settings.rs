@@ -15,6 +15,7 @@ use crate::detect::mounts;
 use crate::io::{DEPTH_MAX, EngineChoice};
 use crate::run::limits;
 use crate::run::tuning::{self, Tuning};
+use crate::s3::Url;
 
 /// What a log file gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,7 +256,9 @@ impl Resolver<'_> {
                 .iter()
                 .filter_map(|place| mounts::of_path(place))
                 .find(mounts::Mount::is_remote);
+            let has_bucket = places.iter().any(|place| Url::is_one(place));
             let (factor, why) = match remote {
+                _ if has_bucket => (tuning::DIRS_PER_CORE_OTHER, String::from("a bucket")),
                 None => (
                     tuning::DIRS_PER_CORE_LOCAL,
                     String::from("local file systems"),

@@ -7,10 +7,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::inline::{self, FsTraits};
-use super::op::{Fs, Handle, Op, Outcome, Pending, Reply};
+use super::op::{Fs, Handle, Op, OpError, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
 use super::small::{self, InOneGo, SmallCopy};
 use crate::control::router::{Route, Router, Sample};
@@ -271,6 +272,12 @@ impl Drop for InFlight<'_> {
 impl Fs for LocalFs {
     fn start(&self, op: Op) -> Pending {
         let (core, side) = (&*self.core, self.side);
+        if let Op::CopyRange { from, .. } | Op::Clone { from, .. } = &op
+            && !from.is_of_kernel()
+        {
+            let (kind, errno) = (op.kind(), Errno::EXDEV);
+            return Pending::ready(Err(OpError { kind, errno }));
+        }
         match core.engine {
             EngineChoice::Inline => Pending::ready(core.run_inline(op, side)),
             EngineChoice::Ring => core.start_concurrent(op, side),
@@ -300,6 +307,9 @@ impl Fs for LocalFs {
 
     fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> InOneGo {
         let core = &*self.core;
+        if !copy.source.is_of_kernel() {
+            return InOneGo::NotNow;
+        }
         let devs = [copy.source.dev(), copy.dest.dev()];
         // No probe: it would be a long one.
         if devs.into_iter().any(|dev| self.is_slow(dev)) {

@@ -1,6 +1,7 @@
 //! Operations as values. An `Op` owns every buffer, name and descriptor that it needs, so that it stays valid
 //! until it is done even when nobody waits for it any more.
 
+use std::any::Any;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::future::Future;
@@ -35,6 +36,8 @@ enum Descriptor {
     Closed,
     /// A number that means something to a filesystem other than the kernel's: a simulated one.
     Virtual(u64),
+    /// Something of a filesystem other than the kernel's.
+    Elsewhere(Arc<dyn Any + Send + Sync>),
 }
 
 impl Handle {
@@ -70,6 +73,33 @@ impl Handle {
         }))
     }
 
+    /// A handle for a filesystem that is not the kernel's, and keeps with it what it stands for.
+    #[must_use]
+    pub fn elsewhere(what: Arc<dyn Any + Send + Sync>, dev: u64) -> Self {
+        Self(Arc::new(Inner {
+            descriptor: Descriptor::Elsewhere(what),
+            dev,
+        }))
+    }
+
+    /// What was given to [`Handle::elsewhere`], if it was a `T`.
+    #[must_use]
+    pub fn get_elsewhere<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        match &self.0.descriptor {
+            Descriptor::Elsewhere(what) => what.clone().downcast().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel knows it.
+    #[must_use]
+    pub fn is_of_kernel(&self) -> bool {
+        matches!(
+            self.0.descriptor,
+            Descriptor::Os(_) | Descriptor::Place(_) | Descriptor::Closed
+        )
+    }
+
     #[must_use]
     pub fn dev(&self) -> u64 {
         self.0.dev
@@ -79,8 +109,8 @@ impl Handle {
     #[must_use]
     pub fn number(&self) -> Option<u64> {
         match self.0.descriptor {
-            Descriptor::Os(_) | Descriptor::Place(_) | Descriptor::Closed => None,
             Descriptor::Virtual(number) => Some(number),
+            _ => None,
         }
     }
 
@@ -89,7 +119,7 @@ impl Handle {
     pub fn into_fd(self) -> Option<OwnedFd> {
         match Arc::try_unwrap(self.0).ok()?.descriptor {
             Descriptor::Os(fd) | Descriptor::Place(fd) => Some(fd),
-            Descriptor::Closed | Descriptor::Virtual(_) => None,
+            Descriptor::Closed | Descriptor::Virtual(_) | Descriptor::Elsewhere(_) => None,
         }
     }
 
@@ -107,14 +137,14 @@ impl Handle {
             Descriptor::Os(fd) | Descriptor::Place(fd) => {
                 let _closed_already = fd.into_raw_fd();
             }
-            Descriptor::Closed | Descriptor::Virtual(_) => {}
+            Descriptor::Closed | Descriptor::Virtual(_) | Descriptor::Elsewhere(_) => {}
         }
     }
 }
 
 impl AsFd for Handle {
     /// # Panics
-    /// On a virtual handle: those never reach the kernel's filesystem.
+    /// On a virtual handle or one of elsewhere: those never reach the kernel's filesystem.
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0.descriptor {
             Descriptor::Os(fd) | Descriptor::Place(fd) => fd.as_fd(),
@@ -122,6 +152,7 @@ impl AsFd for Handle {
             Descriptor::Virtual(number) => {
                 unreachable!("virtual handle {number} reached the kernel")
             }
+            Descriptor::Elsewhere(_) => unreachable!("a handle of elsewhere reached the kernel"),
         }
     }
 }
@@ -132,6 +163,7 @@ impl fmt::Debug for Handle {
             Descriptor::Os(fd) | Descriptor::Place(fd) => write!(f, "{fd:?}"),
             Descriptor::Closed => f.write_str("closed"),
             Descriptor::Virtual(number) => write!(f, "virtual {number}"),
+            Descriptor::Elsewhere(_) => f.write_str("elsewhere"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::action::Attrs;
 use super::entry::{Kind, Meta, Time};
+use crate::error::Cause;
 
 /// What is known of an entry so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +129,8 @@ pub struct Listing {
     /// Names, each with its terminating NUL, so that system calls can be pointed at them.
     pub(crate) names: Vec<u8>,
     pub entries: Vec<Entry>,
+    /// What the directory has and no tree can hold, and why.
+    pub refused: Vec<(Vec<u8>, Cause)>,
     /// Where getdents64 writes; kept here so that the allocation is used again.
     pub scratch: Vec<u8>,
 }
@@ -218,6 +221,7 @@ impl Listing {
     pub fn clear(&mut self) {
         self.names.clear();
         self.entries.clear();
+        self.refused.clear();
     }
 
     /// Bytes of heap this listing holds.

@@ -233,7 +233,7 @@ async fn open_original(shard: &Shard, node: &Arc<Node>) -> Result<Handle, Failur
 /// Walks to the backup directory as far as it is there.
 pub(super) fn open_backup_dir(
     path: &Path,
-    source: &Root,
+    source: Option<&Root>,
     dest: &Root,
 ) -> Result<BackupRoot, StartError> {
     let mut walk = Walk::start(path, dest)?;
@@ -346,7 +346,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Refuses what would be copied into itself or mixed up with what it is a backup of.
-    fn end(self, source: &Root) -> Result<BackupRoot, StartError> {
+    /// `source` is there when it is a directory.
+    fn end(self, source: Option<&Root>) -> Result<BackupRoot, StartError> {
         let exists = self.missing.is_empty();
         let above = parents_of(&self.at).map_err(|errno| cannot_open(self.path, errno))?;
         if exists && self.identity == self.dest.identity {
@@ -355,7 +356,7 @@ impl<'a> Walk<'a> {
                 "is the destination itself; choose one inside or beside it",
             ));
         }
-        if above.contains(&source.identity) {
+        if source.is_some_and(|source| above.contains(&source.identity)) {
             return Err(refuse(
                 self.path,
                 "lies inside the source; choose one outside",
@@ -367,9 +368,9 @@ impl<'a> Walk<'a> {
                 "leads into the destination through a symlink; name it relative to the destination",
             ));
         }
-        let above_source =
-            parents_of(&source.handle).map_err(|errno| cannot_open(self.path, errno))?;
-        if exists && above_source.contains(&self.identity) {
+        let above_source = source.map(|source| parents_of(&source.handle)).transpose();
+        let above_source = above_source.map_err(|errno| cannot_open(self.path, errno))?;
+        if exists && above_source.is_some_and(|above| above.contains(&self.identity)) {
             return Err(refuse(
                 self.path,
                 "contains the source, which backups could replace; choose one beside it",

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::roots::Root;
 use super::{Delete, Job, StartError, Task};
-use crate::io::{Handle, Links, Op, OpError, Reply, inline};
+use crate::io::{Handle, Links, Op, OpError, Outcome, Reply, inline};
 use crate::model::filter::Judge;
 use crate::model::{Kind, Listing, State};
 use crate::transfer::temp;
@@ -89,7 +89,7 @@ fn refuse_inside(
 /// directory.
 pub(super) fn refuse_emptied_source(
     job: &Job,
-    source: &Root,
+    source: Looked<'_>,
     dest: &Root,
 ) -> Result<(), StartError> {
     if job.task != Task::Sync || job.delete == Delete::Never || job.force_delete {
@@ -110,16 +110,32 @@ pub(super) fn refuse_emptied_source(
         judge.is_some_and(|judge| judge.protects(name.to_bytes(), kind) == Some(true))
     };
     // A root that cannot be listed is told by the run, which deletes nothing in it then.
-    let Ok(loss) = Loss::expected(&source.handle, &dest.handle, is_protected) else {
+    let Ok(loss) = Loss::expected(source, &dest.handle, is_protected) else {
         return Ok(());
     };
     let Some(what) = loss.alarming() else {
         return Ok(());
     };
-    let (source, dest) = (source.path.display(), dest.path.display());
+    let (source, dest) = (job.source.display(), dest.path.display());
     Err(StartError::location(format!(
         "refused to delete: source '{source}' {what} destination '{dest}'; is it mounted, and the right directory? --force-delete deletes all the same"
     )))
+}
+
+/// A root that is looked at before the run, and how to ask its filesystem.
+#[derive(Clone, Copy)]
+pub(super) struct Looked<'a> {
+    pub(super) root: &'a Handle,
+    pub(super) ask: &'a dyn Fn(Op) -> Outcome,
+}
+
+impl<'a> Looked<'a> {
+    pub(super) fn local(root: &'a Handle) -> Self {
+        Self {
+            root,
+            ask: &inline::run,
+        }
+    }
 }
 
 /// What a deletion would do to the destination's root.
@@ -135,7 +151,7 @@ struct Loss {
 impl Loss {
     /// `stays` knows what filter rules protect.
     fn expected(
-        source: &Handle,
+        source: Looked<'_>,
         dest: &Handle,
         mut stays: impl FnMut(&CStr, Option<Kind>) -> bool,
     ) -> Result<Self, OpError> {
@@ -172,31 +188,32 @@ impl Loss {
 }
 
 /// A descriptor of its own, at the start of the directory.
-fn reopen(dir: &Handle) -> Result<Handle, OpError> {
+fn reopen(dir: Looked<'_>) -> Result<Handle, OpError> {
     let op = Op::OpenDir {
-        at: dir.clone(),
+        at: dir.root.clone(),
         name: c".".to_owned(),
         links: Links::Refuse,
     };
-    match inline::run(op)? {
+    match (dir.ask)(op)? {
         Reply::Opened(dir, _) => Ok(dir),
         other => unreachable!("an open does not reply {other:?}"),
     }
 }
 
-fn read(dir: &Handle, listing: Listing) -> Result<(Listing, bool), OpError> {
-    let dir = dir.clone();
-    match inline::run(Op::ReadDir { dir, listing })? {
+fn read(dir: Looked<'_>, listing: Listing) -> Result<(Listing, bool), OpError> {
+    let ask = dir.ask;
+    let dir = dir.root.clone();
+    match ask(Op::ReadDir { dir, listing })? {
         Reply::Listed { listing, more } => Ok((listing, more)),
         other => unreachable!("a listing does not reply {other:?}"),
     }
 }
 
-fn is_empty(dir: &Handle) -> Result<bool, OpError> {
-    let dir = reopen(dir)?;
+fn is_empty(dir: Looked<'_>) -> Result<bool, OpError> {
+    let root = &reopen(dir)?;
     loop {
         // A call may list nothing but `.` and `..`, with more to come.
-        let (listing, more) = read(&dir, Listing::default())?;
+        let (listing, more) = read(Looked { root, ..dir }, Listing::default())?;
         if !listing.is_empty() || !more {
             return Ok(listing.is_empty());
         }
@@ -209,12 +226,12 @@ fn sample(
     dir: &Handle,
     mut counts: impl FnMut(&CStr, Option<Kind>) -> bool,
 ) -> Result<Vec<CString>, OpError> {
-    let dir = reopen(dir)?;
+    let dir = reopen(Looked::local(dir))?;
     let mut smallest: BinaryHeap<(u64, CString)> = BinaryHeap::new();
     let (mut listing, mut seen) = (Listing::default(), 0);
     loop {
         let more;
-        (listing, more) = read(&dir, listing)?;
+        (listing, more) = read(Looked::local(&dir), listing)?;
         for entry in &listing.entries {
             let name = listing.name(entry);
             let mut hasher = DefaultHasher::new();
@@ -238,7 +255,7 @@ fn sample(
 }
 
 /// How many of the names a directory lacks. What cannot be told counts as there: a deletion would spare it too.
-fn count_missing(dir: &Handle, names: &[CString]) -> Result<usize, OpError> {
+fn count_missing(dir: Looked<'_>, names: &[CString]) -> Result<usize, OpError> {
     let mut listing = Listing::default();
     for name in names {
         listing.push(name, 0, None);
@@ -246,13 +263,13 @@ fn count_missing(dir: &Handle, names: &[CString]) -> Result<usize, OpError> {
     for entry in &mut listing.entries {
         entry.state = State::Wanted;
     }
-    let (dir, range) = (dir.clone(), 0..listing.len());
+    let (ask, range) = (dir.ask, 0..listing.len());
     let op = Op::StatMany {
-        dir,
+        dir: dir.root.clone(),
         listing,
         range,
     };
-    let Reply::Listed { listing, .. } = inline::run(op)? else {
+    let Reply::Listed { listing, .. } = ask(op)? else {
         unreachable!("a batch of statx gives its listing back");
     };
     let is_missing =
@@ -308,10 +325,12 @@ mod tests {
             }
         }
         std::fs::write(dest.join(".a file.rs-0123abcd"), "").unwrap();
-        let loss = Loss::expected(&handle(source), &handle(dest), |_, _| false).unwrap();
+        let loss =
+            Loss::expected(Looked::local(&handle(source)), &handle(dest), |_, _| false).unwrap();
         assert_eq!((loss.source_is_empty, loss.sampled), (false, SAMPLE_MAX));
         assert!((600..=733).contains(&loss.missing), "{loss:?}");
-        let again = Loss::expected(&handle(source), &handle(dest), |_, _| false).unwrap();
+        let again =
+            Loss::expected(Looked::local(&handle(source)), &handle(dest), |_, _| false).unwrap();
         assert_eq!(loss, again);
     }
 }

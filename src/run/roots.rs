@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open as open_file};
 use nix::sys::stat::Mode as FileMode;
 
-use super::{Job, StartError, Task, guards};
+use super::guards::{self, Looked};
+use super::{Job, StartError, Task};
 use crate::io::Handle;
 
 /// An open root directory.
@@ -27,10 +28,10 @@ pub(super) fn open(job: &Job) -> Result<(Root, Option<Root>), StartError> {
     let Some(path) = &job.dest else {
         return Ok((source, None));
     };
-    let dest = open_dest(job, &source, path)?;
+    let dest = open_dest(job, Some(&source), path)?;
     if let Some(dest) = &dest {
         guards::refuse_overlap(job, &source, dest)?;
-        guards::refuse_emptied_source(job, &source, dest)?;
+        guards::refuse_emptied_source(job, Looked::local(&source.handle), dest)?;
     }
     Ok((source, dest))
 }
@@ -60,24 +61,37 @@ fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
     })
 }
 
-/// Opens the destination, and makes its last component when it is missing and the job may write.
-fn open_dest(job: &Job, source: &Root, path: &Path) -> Result<Option<Root>, StartError> {
+/// Opens the destination, and makes its last component when it is missing and the job may write. `source` is there when it is
+/// a directory too.
+pub(super) fn open_dest(
+    job: &Job,
+    source: Option<&Root>,
+    path: &Path,
+) -> Result<Option<Root>, StartError> {
     let missing =
         matches!(std::fs::metadata(path), Err(error) if error.kind() == ErrorKind::NotFound);
     if missing && job.task != Task::Check {
-        guards::refuse_making_inside(job, source, path)?;
+        if let Some(source) = source {
+            guards::refuse_making_inside(job, source, path)?;
+        }
         if job.dry_run {
             return Ok(None);
         }
-        make_dest(path)?;
+        // Closed until it has the mode of the source, where that has one.
+        let mode = if source.is_some() {
+            0o700
+        } else {
+            0o777 & !job.umask
+        };
+        make_dest(path, mode)?;
     }
     open_root(path, "destination").map(Some)
 }
 
-fn make_dest(path: &Path) -> Result<(), StartError> {
+fn make_dest(path: &Path, mode: u32) -> Result<(), StartError> {
     let shown = path.display();
-    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-    made.map_err(|error| match error.kind() {
+    let outcome = std::fs::DirBuilder::new().mode(mode).create(path);
+    outcome.map_err(|error| match error.kind() {
         ErrorKind::NotFound => StartError::location(format!(
             "cannot make destination '{shown}': its parent directory does not exist"
         )),

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use super::Shard;
+use super::{Node, Shard};
+use crate::error::{Error, OpKind, Side};
 use crate::io::{Fs, Handle, Op, Outcome, Reply};
 use crate::model::Listing;
+use crate::model::path::join;
 
 /// Entries of one statx batch.
 const STAT_BATCH: usize = 256;
@@ -22,6 +24,22 @@ pub(super) async fn read_batch(
         Ok(Reply::Listed { listing, more }) => Ok((listing, more)),
         other => Err(unexpected(other)),
     }
+}
+
+/// Tells of what the directory has and no tree can hold. Returns whether there was something.
+pub(super) fn report_refused(
+    shard: &Shard,
+    node: &Node,
+    side: Side,
+    listing: &mut Listing,
+) -> bool {
+    let refused = std::mem::take(&mut listing.refused);
+    let any = !refused.is_empty();
+    for (name, cause) in refused {
+        let path = join(&node.path(), &name);
+        shard.report(node, Error::new(OpKind::ReadDir, side, path, cause));
+    }
+    any
 }
 
 /// statx for all `Wanted` entries from position `from` on. Failures are in the entries. In a run that ends, the rest stays

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 use nix::errno::Errno;
 
-use super::batch::read_batch;
+use super::batch::{read_batch, report_refused};
 use super::part::Part;
 use super::plan::InHand;
 use super::skip::{Hope, Seen};
@@ -143,6 +143,7 @@ impl Splitter<'_> {
         let Some(dir) = dir else { return false };
         let mut batches: Vec<Listing> = Vec::new();
         batches.resize_with(self.shard.shared.shards(), Listing::default);
+        let mut is_whole = true;
         let complete = loop {
             for entry in &listing.entries {
                 let name = listing.name(entry);
@@ -161,8 +162,9 @@ impl Splitter<'_> {
             match read_batch(fs, dir, listing).await {
                 Ok((read, more)) => {
                     listing = read;
+                    is_whole &= !report_refused(self.shard, &self.dirs.node, side, &mut listing);
                     if !more && listing.is_empty() {
-                        break true;
+                        break is_whole;
                     }
                 }
                 Err(errno) => {

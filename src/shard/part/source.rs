@@ -8,7 +8,7 @@ use super::{ENOENT, Part, Read};
 use crate::error::{Error, OpKind, Side};
 use crate::model::filter::Extent;
 use crate::model::{Entry, Kind, Listing, State, Symlinks, path};
-use crate::shard::batch::{read_batch, stat_all};
+use crate::shard::batch::{read_batch, report_refused, stat_all};
 use crate::shard::{Mode, Shard, sift, symlinks};
 
 impl Part {
@@ -31,17 +31,20 @@ impl Part {
             }
             Extent::Itself => return Read::Complete,
         }
+        let mut is_whole = true;
         loop {
             if shard.cancelled() {
                 return Read::Failed;
             }
             let listing = std::mem::take(&mut self.plan.source);
             match read_batch(&shard.source, &dir, listing).await {
-                Ok((listing, more)) => {
+                Ok((mut listing, more)) => {
+                    let node = &self.dirs.node;
+                    is_whole &= !report_refused(shard, node, Side::Source, &mut listing);
                     self.plan.source = listing;
                     self.hold_lease();
                     if !more {
-                        self.source_complete = true;
+                        self.source_complete = is_whole;
                         return Read::Complete;
                     }
                     if self.plan.source.len() > entries_max {

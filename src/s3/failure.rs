@@ -1,0 +1,62 @@
+//! What failed requests are called where only the errors of system calls are known. The log has the whole story.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use nix::errno::Errno;
+
+/// What the SDK says when nobody gave it any.
+const CREDENTIALS: &str = "loading credentials";
+
+/// The error of a call that fails so.
+pub(super) fn errno_of<E>(error: &SdkError<E, HttpResponse>) -> Errno
+where
+    E: std::error::Error + 'static,
+{
+    tracing::debug!(error = %DisplayErrorContext(error), "a request failed");
+    match error {
+        SdkError::ServiceError(answer) => of_status(answer.raw().status().as_u16()),
+        SdkError::TimeoutError(_) => Errno::ETIMEDOUT,
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => Errno::ETIMEDOUT,
+        SdkError::DispatchFailure(failure) if failure.is_io() => Errno::ECONNRESET,
+        SdkError::ResponseError(_) => Errno::EPROTO,
+        _ => Errno::EIO,
+    }
+}
+
+fn of_status(status: u16) -> Errno {
+    match status {
+        404 => Errno::ENOENT,
+        401 | 403 => Errno::EACCES,
+        // Not the object that was asked for any more.
+        412 => Errno::ESTALE,
+        // Too busy, after all that was repeated.
+        408 | 429 | 500 | 502..=504 => Errno::EAGAIN,
+        _ => Errno::EIO,
+    }
+}
+
+/// In the server's words, and where it has none, in those of the SDK.
+pub(super) fn words<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => chain(error),
+    }
+}
+
+/// An error and what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
+    words.dedup();
+    let words = words.join(": ");
+    if words.contains(CREDENTIALS) {
+        return format!(
+            "there are no credentials: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --profile, or for a public bucket --no-sign-request ({words})"
+        );
+    }
+    words
+}

@@ -1,0 +1,218 @@
+//! Pages of keys, as the names of a directory.
+
+use std::ffi::CString;
+
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_sdk_s3::types::EncodingType;
+use nix::errno::Errno;
+use percent_encoding::percent_decode_str;
+
+use super::attributes::Listed;
+use super::failure::errno_of;
+use super::store::Store;
+use crate::error::Cause;
+use crate::model::listing::NAME_LEN_MAX;
+
+pub(super) const DELIMITER: &str = "/";
+
+/// What one page tells of a directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) files: Vec<(CString, Listed)>,
+    pub(super) dirs: Vec<CString>,
+    /// Keys that cannot be names in a tree, and why; without the prefix.
+    pub(super) refused: Vec<(Vec<u8>, Cause)>,
+}
+
+/// Where the listing of a directory goes on.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    /// Of the next page; none before the first.
+    token: Option<String>,
+    began: bool,
+    ended: bool,
+    /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
+    shorter: Vec<String>,
+}
+
+impl Cursor {
+    /// The next page. An empty one is the last.
+    ///
+    /// # Errors
+    /// ENOENT when no key begins with the prefix; else see [`errno_of`].
+    pub(super) async fn next(
+        &mut self,
+        store: &Store,
+        prefix: &str,
+    ) -> Result<(Page, bool), Errno> {
+        if self.ended {
+            return Ok((Page::default(), false));
+        }
+        let request = store
+            .client
+            .list_objects_v2()
+            .bucket(&store.bucket)
+            .prefix(prefix)
+            .delimiter(DELIMITER)
+            .encoding_type(EncodingType::Url)
+            .set_continuation_token(self.token.clone());
+        let sent = async move { request.send().await.map_err(|error| errno_of(&error)) };
+        let found = store.run(sent).await?;
+        let is_empty = found.contents().is_empty() && found.common_prefixes().is_empty();
+        if !self.began && is_empty && !prefix.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        self.began = true;
+        let page = self.names_of(&found, prefix);
+        self.token = found.next_continuation_token;
+        self.ended = self.token.is_none();
+        Ok((page, !self.ended))
+    }
+
+    fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Page {
+        let objects = found.contents().iter().filter_map(|object| {
+            let size = object.size().and_then(|size| u64::try_from(size).ok())?;
+            let listed = Listed::new(size, object.last_modified(), object.e_tag());
+            Some((decoded(object.key()?), Some(listed)))
+        });
+        let prefixes = found.common_prefixes().iter();
+        let prefixes = prefixes.filter_map(|common| Some((decoded(common.prefix()?), None)));
+        self.sort_out(prefix, objects.chain(prefixes).collect())
+    }
+
+    /// `keys` come with what is known of their objects, and common prefixes without.
+    fn sort_out(&mut self, prefix: &str, mut keys: Vec<(Vec<u8>, Option<Listed>)>) -> Page {
+        keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let mut page = Page::default();
+        for (key, listed) in keys {
+            let Some(rest) = key.strip_prefix(prefix.as_bytes()) else {
+                page.refused.push((key, Cause::KeyIsNoPath));
+                continue;
+            };
+            self.shorter
+                .retain(|shorter| key.starts_with(shorter.as_bytes()));
+            match listed {
+                // The directory's own object; with contents, no file could hold them.
+                Some(listed) if rest.is_empty() => {
+                    if listed.size > 0 {
+                        page.refused.push((Vec::new(), Cause::ObjectAndPrefix));
+                    }
+                }
+                Some(listed) => match name_of(rest) {
+                    Some(name) => {
+                        page.files.push((name, listed));
+                        if let Ok(key) = String::from_utf8(key) {
+                            self.shorter.push(key);
+                        }
+                    }
+                    None => page.refused.push((rest.to_vec(), Cause::KeyIsNoPath)),
+                },
+                None => {
+                    let name = rest.strip_suffix(DELIMITER.as_bytes()).unwrap_or(rest);
+                    let of_file = &key[..prefix.len() + name.len()];
+                    let is_taken = self.shorter.iter().any(|key| key.as_bytes() == of_file);
+                    match name_of(name) {
+                        Some(_) if is_taken => {
+                            page.refused.push((name.to_vec(), Cause::ObjectAndPrefix));
+                        }
+                        Some(name) => page.dirs.push(name),
+                        None => page.refused.push((name.to_vec(), Cause::KeyIsNoPath)),
+                    }
+                }
+            }
+        }
+        page
+    }
+}
+
+/// A name that a directory can have.
+fn name_of(bytes: &[u8]) -> Option<CString> {
+    let is_special = bytes.is_empty() || bytes == b"." || bytes == b"..";
+    let is_key = std::str::from_utf8(bytes).is_ok();
+    if is_special || !is_key || bytes.contains(&b'/') || bytes.len() > NAME_LEN_MAX {
+        return None;
+    }
+    CString::new(bytes).ok()
+}
+
+/// Keys come encoded as in a query, for XML has no way to write control characters.
+fn decoded(key: &str) -> Vec<u8> {
+    percent_decode_str(&key.replace('+', " ")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Time;
+
+    fn listed(size: u64) -> Listed {
+        Listed {
+            size,
+            modified: Time::default(),
+            etag: String::new(),
+        }
+    }
+
+    fn files(page: &Page) -> Vec<&str> {
+        let names = page.files.iter();
+        names.map(|(name, _)| name.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn keys_are_names_of_their_directory() {
+        let keys = vec![
+            (b"p/".to_vec(), Some(listed(0))),
+            (b"p/file".to_vec(), Some(listed(3))),
+            (b"p/sp ace".to_vec(), Some(listed(3))),
+            (b"p/dir/".to_vec(), None),
+        ];
+        let page = Cursor::default().sort_out("p/", keys);
+        assert_eq!(files(&page), ["file", "sp ace"]);
+        assert_eq!(page.dirs, [c"dir".to_owned()]);
+        assert_eq!(page.refused, []);
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_told() {
+        let long = "x".repeat(256);
+        let keys = [
+            ("/", None),
+            ("./", None),
+            ("../", None),
+            ("..", Some(listed(1))),
+            ("a\0b", Some(listed(1))),
+            (long.as_str(), Some(listed(1))),
+        ];
+        let mut keys: Vec<_> = keys
+            .into_iter()
+            .map(|(key, listed)| (key.as_bytes().to_vec(), listed))
+            .collect();
+        keys.push((b"\xff".to_vec(), Some(listed(1))));
+        let page = Cursor::default().sort_out("", keys);
+        assert_eq!((page.files.len(), page.dirs.len()), (0, 0));
+        assert_eq!(page.refused.len(), 7);
+        for (name, cause) in &page.refused {
+            assert_eq!(*cause, Cause::KeyIsNoPath, "{name:?}");
+        }
+        let page = Cursor::default().sort_out("p/", vec![(b"p/".to_vec(), Some(listed(1)))]);
+        assert_eq!(page.refused, [(vec![], Cause::ObjectAndPrefix)]);
+    }
+
+    #[test]
+    fn an_object_and_a_prefix_of_one_name_are_found_on_other_pages_too() {
+        let mut cursor = Cursor::default();
+        let key = |key: &str, size| (key.as_bytes().to_vec(), Some(listed(size)));
+        let page = cursor.sort_out("", vec![key("a", 1), key("a!", 1), key("a-b", 1)]);
+        assert_eq!(page.files.len(), 3);
+        let page = cursor.sort_out("", vec![key("a-c", 1), (b"a-c/".to_vec(), None)]);
+        assert_eq!(page.refused, [(b"a-c".to_vec(), Cause::ObjectAndPrefix)]);
+        let page = cursor.sort_out("", vec![(b"a/".to_vec(), None), (b"b/".to_vec(), None)]);
+        assert_eq!(page.refused, [(b"a".to_vec(), Cause::ObjectAndPrefix)]);
+        assert_eq!(page.dirs, [c"b".to_owned()]);
+    }
+
+    #[test]
+    fn encoded_keys() {
+        assert_eq!(decoded("a+b%2Bc%0A/%C3%A9"), "a b+c\n/é".as_bytes());
+    }
+}

@@ -1,0 +1,174 @@
+//! The connection to one bucket, and the threads that its requests run on.
+
+use std::future::Future;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::Client;
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use nix::errno::Errno;
+use tokio::runtime::Runtime;
+
+use super::attributes::Form;
+use super::failure::words;
+use super::url::Url;
+
+/// A request is made so often; between them the SDK waits longer and longer.
+const ATTEMPTS_MAX: u32 = 6;
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Until the first byte of an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Where buckets are when nobody says: compatible servers take any.
+const REGION: &str = "us-east-1";
+const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+/// A thread makes 3,000 to 4,000 requests a second.
+const THREADS_MAX: usize = 16;
+
+/// How to reach a bucket. What is not given comes from the environment and the files of the AWS tools.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    /// Public buckets are read without credentials.
+    pub unsigned: bool,
+    pub form: Form,
+}
+
+/// A bucket that can be reached.
+pub struct Store {
+    runtime: Option<Runtime>,
+    pub(super) client: Client,
+    pub(super) bucket: String,
+    pub(super) form: Form,
+}
+
+impl Store {
+    /// Connects, and lists one key.
+    ///
+    /// # Errors
+    /// In words: what cannot be reached, read or found. A prefix that no key has does not exist.
+    pub fn connect(options: &Options, url: &Url, cores: usize) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(cores.clamp(1, THREADS_MAX))
+            .thread_name("s3")
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
+        let client = runtime.block_on(client(options));
+        let store = Self {
+            runtime: Some(runtime),
+            client,
+            bucket: url.bucket.clone(),
+            form: options.form,
+        };
+        store
+            .look(url)
+            .map_err(|why| format!("cannot list '{url}': {why}"))?;
+        Ok(store)
+    }
+
+    fn look(&self, url: &Url) -> Result<(), String> {
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(&url.prefix)
+            .max_keys(1);
+        let found = self.block_on(request.send());
+        let found = found.map_err(|error| words(&error))?;
+        if found.contents().is_empty() && !url.prefix.is_empty() {
+            return Err(format!("no key begins with '{}'", url.prefix));
+        }
+        Ok(())
+    }
+
+    fn runtime(&self) -> &Runtime {
+        match &self.runtime {
+            Some(runtime) => runtime,
+            None => unreachable!("it is there until the store goes"),
+        }
+    }
+
+    /// For threads without an executor.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime().block_on(future)
+    }
+
+    /// Runs something on the threads of S3; it ends when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// EIO when it panics.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+    ) -> Result<T, Errno> {
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn_on(work, self.runtime().handle());
+        match running.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a request was lost");
+                Err(Errno::EIO)
+            }
+            None => unreachable!("one was started"),
+        }
+    }
+
+    /// Starts something that goes on beside its starter.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime().spawn(work);
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Requests that hang are not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn client(options: &Options) -> Client {
+    let https = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_MAX)
+        .read_timeout(ANSWER_MAX)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(https)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
+        .timeout_config(timeouts);
+    if let Some(endpoint) = &options.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    let region = options.region.clone().or_else(|| {
+        // Elsewhere than at AWS, nobody waits for its machines to tell where they are.
+        let named = REGION_VARIABLES
+            .iter()
+            .find_map(|name| std::env::var(name).ok());
+        named.or_else(|| options.endpoint.is_some().then(|| REGION.to_owned()))
+    });
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region));
+    }
+    if let Some(profile) = &options.profile {
+        loader = loader.profile_name(profile);
+    }
+    if options.unsigned {
+        loader = loader.no_credentials();
+    }
+    let shared = loader.load().await;
+    // Compatible servers seldom have a host name for each bucket.
+    let is_compatible = shared.endpoint_url().is_some();
+    let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(is_compatible);
+    if shared.region().is_none() {
+        config = config.region(Region::new(REGION));
+    }
+    Client::from_conf(config.build())
+}

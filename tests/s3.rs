@@ -1,0 +1,541 @@
+//! Buckets as sources: what is in them arrives, whatever the server does meanwhile, and nothing else does.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/s3.rs"]
+mod s3;
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use s3::{Fault, MODIFIED, Request, Server};
+use support::{Outcome, Scratch, is_root, run};
+
+const RCLONE: &[(&str, &str)] = &[("mtime", "1600000000.25")];
+const POSIX: &[(&str, &str)] = &[
+    ("file-mtime", "1600000000500ms"),
+    ("file-permissions", "0100640"),
+];
+
+struct Scene {
+    server: Server,
+    scratch: Scratch,
+    dst: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let dst = scratch.path().join("dst");
+        Self {
+            server: Server::start(),
+            scratch,
+            dst,
+        }
+    }
+
+    fn run(&self, command: &str, source: &str, options: &[&str]) -> Outcome {
+        let mut ringsync = support::command(support::BINARY, &[command, source]);
+        if command != "scan" {
+            ringsync.arg(&self.dst);
+        }
+        // Nobody's own settings have a say.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            ringsync.env_remove(name);
+        }
+        ringsync
+            .args(["--endpoint-url", &self.server.url()])
+            .args(options)
+            .env("HOME", self.scratch.path())
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret");
+        run(ringsync)
+    }
+
+    fn sync(&self, options: &[&str]) -> Outcome {
+        self.run("sync", "s3://bucket/p", options)
+    }
+
+    /// Paths of files below the destination.
+    fn files(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        collect(&self.dst, &self.dst, &mut found);
+        found
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        fs::read(self.dst.join(path)).unwrap()
+    }
+}
+
+fn collect(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else {
+            let path = path.strip_prefix(root).unwrap();
+            found.insert(path.to_str().unwrap().to_owned());
+        }
+    }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 7_u64;
+    let bytes = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0]
+    });
+    bytes.take(len).collect()
+}
+
+fn heads(seen: &[Request]) -> usize {
+    seen.iter()
+        .filter(|asked| matches!(asked, Request::Head(_)))
+        .count()
+}
+
+#[test]
+fn a_bucket_becomes_a_tree() {
+    let scene = Scene::new();
+    let names = [
+        "plain",
+        "sp ace",
+        "pl+us",
+        "per%20cent",
+        "new\nline",
+        "ümläut/日本",
+        "deep/er/and/deeper",
+        "empty",
+        "q?m=1&x",
+    ];
+    for name in names {
+        let body = if name == "empty" { "" } else { name };
+        scene
+            .server
+            .put(&format!("p/{name}"), body.as_bytes(), RCLONE);
+    }
+    scene.server.put("p/marked/", b"", &[]);
+    scene.server.put("other", b"not below the prefix", &[]);
+    scene.server.put("px", b"neither", &[]);
+    scene.sync(&[]).exits(0);
+    assert_eq!(scene.files(), names.map(str::to_owned).into());
+    for name in names {
+        let body = if name == "empty" { "" } else { name };
+        assert_eq!(scene.read(name), body.as_bytes(), "{name}");
+        let meta = fs::metadata(scene.dst.join(name)).unwrap();
+        assert_eq!(
+            (meta.mtime(), meta.mtime_nsec()),
+            (1_600_000_000, 250_000_000),
+            "{name}"
+        );
+    }
+    assert!(scene.dst.join("marked").is_dir());
+
+    // Nothing is left to do; what is added goes with --delete alone.
+    let again = scene.sync(&["-i"]);
+    assert!(
+        again.exits(0).out().contains("0 files copied"),
+        "{}",
+        again.describe()
+    );
+    scene.run("check", "s3://bucket/p", &[]).exits(0);
+    fs::write(scene.dst.join("mine"), b"mine").unwrap();
+    scene.run("check", "s3://bucket/p", &[]).exits(23);
+    scene.sync(&[]).exits(0);
+    assert!(scene.dst.join("mine").exists());
+    scene.server.remove("p/deep/er/and/deeper");
+    scene.sync(&["--delete"]).exits(0);
+    assert_eq!(scene.files().len(), names.len() - 1);
+    assert!(!scene.dst.join("deep").exists());
+}
+
+#[test]
+fn a_scan_counts_from_listings_alone() {
+    let scene = Scene::new();
+    for number in 0..25 {
+        scene
+            .server
+            .put(&format!("p/{}/{number}", number % 3), &noise(100), POSIX);
+    }
+    scene.server.page(4);
+    let scanned = scene.run("scan", "s3://bucket", &[]);
+    assert!(
+        scanned.exits(0).out().contains("25 files, 4 directories"),
+        "{}",
+        scanned.describe()
+    );
+    let seen = scene.server.seen();
+    assert!(
+        seen.iter().all(|asked| matches!(asked, Request::List(_))),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn attributes_come_in_the_form_that_is_asked_for() {
+    let scene = Scene::new();
+    scene.server.put("p/posix", b"posix", POSIX);
+    scene.server.put("p/rclone", b"rclone", RCLONE);
+    scene.server.put("p/bare", b"bare", &[]);
+    let looks = |name: &str| {
+        let meta = fs::metadata(scene.dst.join(name)).unwrap();
+        (
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.permissions().mode() & 0o7777,
+        )
+    };
+    scene.sync(&[]).exits(0);
+    let plain = 0o644;
+    assert_eq!(looks("posix"), (1_600_000_000, 500_000_000, 0o640));
+    assert_eq!(looks("rclone"), (1_600_000_000, 250_000_000, plain));
+    assert_eq!(looks("bare"), (MODIFIED, 0, plain));
+    // Modes that nobody knows stay what their owner made them.
+    fs::set_permissions(scene.dst.join("bare"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&scene.dst, fs::Permissions::from_mode(0o750)).unwrap();
+    scene.server.seen();
+    scene.sync(&[]).exits(0);
+    assert_eq!(heads(&scene.server.seen()), 3);
+    assert_eq!(looks("bare").2, 0o600);
+    assert_eq!(
+        fs::metadata(&scene.dst).unwrap().permissions().mode() & 0o777,
+        0o750
+    );
+
+    scene.sync(&["--s3-metadata", "none"]).exits(0);
+    assert_eq!(heads(&scene.server.seen()), 0, "the listing tells all");
+    assert_eq!(looks("posix").0, MODIFIED);
+    scene.sync(&["--s3-metadata", "rclone"]).exits(0);
+    assert_eq!(looks("rclone").1, 250_000_000);
+    assert_eq!(looks("posix").0, MODIFIED);
+}
+
+#[test]
+fn keys_that_are_no_paths_are_told_and_never_written() {
+    let scene = Scene::new();
+    let long = format!("p/{}", "x".repeat(256));
+    let odd = [
+        "p/../evil",
+        "p//evil",
+        "p/./evil",
+        "p/..",
+        &long,
+        "p/sub//evil",
+    ];
+    for key in odd {
+        scene.server.put(key, b"evil", &[]);
+    }
+    scene.server.put("p/good", b"good", &[]);
+    scene.server.put("p/sub/good", b"good", &[]);
+    fs::create_dir_all(scene.dst.join("sub")).unwrap();
+    fs::write(scene.dst.join("sub/extra"), b"extra").unwrap();
+    let told = scene.sync(&["--delete"]);
+    told.exits(23);
+    assert_eq!(
+        told.err().matches("no file can have the name").count(),
+        odd.len(),
+        "{}",
+        told.describe()
+    );
+    let there = ["good", "sub/extra", "sub/good"];
+    assert_eq!(
+        scene.files(),
+        there.map(str::to_owned).into(),
+        "nothing goes where not all could be told"
+    );
+    assert!(!scene.scratch.path().join("evil").exists());
+}
+
+#[test]
+fn an_object_and_a_directory_of_one_name_are_told() {
+    let scene = Scene::new();
+    scene.server.page(3);
+    for key in [
+        "p/a",
+        "p/a!1",
+        "p/a!2",
+        "p/a!3",
+        "p/a!4",
+        "p/a/below",
+        "p/b",
+    ] {
+        scene.server.put(key, key.as_bytes(), &[]);
+    }
+    let told = scene.sync(&[]);
+    assert!(
+        told.exits(23).err().contains("'p/a'") || told.err().contains("'a'"),
+        "{}",
+        told.describe()
+    );
+    assert_eq!(scene.read("a"), b"p/a");
+    assert_eq!(scene.files().len(), 6);
+}
+
+#[test]
+fn many_keys_come_page_by_page() {
+    let scene = Scene::new();
+    for number in 0..1300 {
+        scene.server.put(
+            &format!("p/{number:04}"),
+            number.to_string().as_bytes(),
+            &[],
+        );
+    }
+    for number in 0..1100 {
+        let dir = format!("p/dirs/{number:04}/");
+        scene.server.put(&dir, b"", &[]);
+    }
+    scene.sync(&["--s3-metadata", "none"]).exits(0);
+    assert_eq!(scene.files().len(), 1300);
+    let dirs = fs::read_dir(scene.dst.join("dirs")).unwrap();
+    assert_eq!(dirs.count(), 1100);
+    assert_eq!(scene.read("1299"), b"1299");
+    let again = scene.sync(&["--s3-metadata", "none", "--delete"]);
+    assert!(
+        again.exits(0).out().contains("0 files copied"),
+        "{}",
+        again.describe()
+    );
+}
+
+#[test]
+fn a_giant_directory_is_split_over_shards() {
+    const KEYS: usize = 70_000;
+    let scene = Scene::new();
+    for number in 0..KEYS {
+        scene.server.put(&format!("p/{number:06}"), b"", &[]);
+    }
+    let told = scene.sync(&["-n", "--s3-metadata", "none", "--stats"]);
+    assert!(
+        told.exits(0).out().contains("70,000 files"),
+        "{}",
+        told.describe()
+    );
+    let lists = scene.server.seen().len();
+    assert_eq!(
+        lists,
+        1 + KEYS / 1000,
+        "each page once, and one look before"
+    );
+}
+
+#[test]
+fn a_prefix_that_is_not_there_deletes_nothing() {
+    let scene = Scene::new();
+    scene.server.put("other", b"other", &[]);
+    fs::create_dir(&scene.dst).unwrap();
+    fs::write(scene.dst.join("mine"), b"mine").unwrap();
+    let told = scene.sync(&["--delete"]);
+    assert!(
+        told.exits(3).err().contains("no key begins with 'p/'"),
+        "{}",
+        told.describe()
+    );
+    let told = scene.run("sync", "s3://elsewhere", &["--delete"]);
+    assert!(
+        told.exits(3).err().contains("NoSuchBucket"),
+        "{}",
+        told.describe()
+    );
+    // A bucket that is empty is there, and would empty the destination.
+    scene.server.remove("other");
+    let told = scene.run("sync", "s3://bucket", &["--delete"]);
+    assert!(
+        told.exits(3).err().contains("refused to delete"),
+        "{}",
+        told.describe()
+    );
+    assert!(scene.dst.join("mine").exists());
+}
+
+#[test]
+fn what_passes_is_waited_for() {
+    let scene = Scene::new();
+    let large = noise(5 << 20);
+    for number in 0..20 {
+        scene
+            .server
+            .put(&format!("p/{number}"), number.to_string().as_bytes(), POSIX);
+    }
+    scene.server.put("p/large", &large, POSIX);
+    // Each request fails once, in one way or another.
+    let (mut known, mut count) = (BTreeSet::new(), 0);
+    scene.server.faults(move |request| {
+        if !known.insert(request.clone()) {
+            return None;
+        }
+        count += 1;
+        Some(match count % 3 {
+            0 => Fault::Status(503),
+            1 => Fault::Status(500),
+            _ => Fault::CutAfter(1),
+        })
+    });
+    scene.sync(&[]).exits(0);
+    assert_eq!(scene.files().len(), 21);
+    assert_eq!(scene.read("large"), large);
+    assert_eq!(scene.read("7"), b"7");
+}
+
+#[test]
+fn a_large_object_that_breaks_off_again_and_again_goes_on_where_it_was() {
+    let scene = Scene::new();
+    let large = noise(40 << 20);
+    scene.server.put("p/large", &large, POSIX);
+    scene.server.faults(|request| match request {
+        Request::Get(_) => Some(Fault::CutAfter(3 << 20)),
+        _ => None,
+    });
+    scene.sync(&[]).exits(0);
+    assert_eq!(scene.read("large"), large);
+    let gets = scene.server.seen();
+    let gets = gets
+        .iter()
+        .filter(|asked| matches!(asked, Request::Get(_)))
+        .count();
+    assert!((14..40).contains(&gets), "{gets} requests");
+}
+
+#[test]
+fn an_object_that_is_replaced_meanwhile_is_copied_as_one_or_the_other() {
+    let scene = Scene::new();
+    let large = noise(40 << 20);
+    scene.server.put("p/large", &large, POSIX);
+    let mut first = true;
+    scene.server.faults(move |request| {
+        let is_first = matches!(request, Request::Get(_)) && std::mem::replace(&mut first, false);
+        is_first.then_some(Fault::Replaced)
+    });
+    scene.sync(&[]).exits(0);
+    let copied = scene.read("large");
+    let new: Vec<u8> = large.iter().map(|byte| byte ^ 1).collect();
+    assert!(copied == large || copied == new);
+}
+
+#[test]
+fn what_may_not_be_read_costs_only_itself() {
+    let scene = Scene::new();
+    for name in ["a", "b", "c"] {
+        scene
+            .server
+            .put(&format!("p/{name}"), name.as_bytes(), POSIX);
+    }
+    scene.server.faults(|request| match request {
+        Request::Get(key) if key == "p/b" => Some(Fault::Status(403)),
+        _ => None,
+    });
+    let told = scene.sync(&[]);
+    assert!(
+        told.exits(23).err().contains("EACCES"),
+        "{}",
+        told.describe()
+    );
+    assert_eq!(scene.files(), ["a", "c"].map(str::to_owned).into());
+    // A listing that is refused deletes nothing.
+    scene.server.put("p/d/1", b"1", POSIX);
+    scene.server.faults(|_| None);
+    scene.sync(&[]).exits(0);
+    scene.server.remove("p/d/1");
+    scene.server.put("p/d/2", b"2", POSIX);
+    scene.server.faults(|request| match request {
+        Request::List(prefix) if prefix == "p/d/" => Some(Fault::Status(403)),
+        _ => None,
+    });
+    scene.sync(&["--delete"]).exits(23);
+    assert_eq!(
+        scene.files(),
+        ["a", "b", "c", "d/1"].map(str::to_owned).into()
+    );
+    scene.server.faults(|_| Some(Fault::Status(403)));
+    let told = scene.sync(&[]);
+    assert!(
+        told.exits(3).err().contains("AccessDenied"),
+        "{}",
+        told.describe()
+    );
+}
+
+#[test]
+fn what_buckets_cannot_do_is_refused() {
+    let scene = Scene::new();
+    scene.server.put("p/a", b"a", &[]);
+    for (options, words) in [
+        (&["-X"][..], "--xattrs does not go with a bucket"),
+        (&["-A"], "--acls does not go with a bucket"),
+        (&["-H"], "--hard-links does not go with a bucket"),
+    ] {
+        let told = scene.sync(options);
+        assert!(told.exits(3).err().contains(words), "{}", told.describe());
+    }
+    for option in ["--incremental", "--resume", "--since=1 day ago"] {
+        let told = scene.sync(&[option]);
+        assert!(
+            told.err().contains("buckets have none"),
+            "{}",
+            told.describe()
+        );
+        assert!(told.code() != Some(0));
+    }
+    let told = scene.run("sync", "s3://", &[]);
+    assert!(
+        told.exits(3).err().contains("names no bucket"),
+        "{}",
+        told.describe()
+    );
+    assert!(!scene.dst.exists());
+    let mut upload = support::command(support::BINARY, &["sync"]);
+    upload.arg(scene.scratch.path()).arg("s3://bucket/x");
+    let told = run(upload);
+    assert!(
+        told.exits(3)
+            .err()
+            .contains("a bucket can be the source only"),
+        "{}",
+        told.describe()
+    );
+}
+
+#[test]
+fn rules_hold_for_objects() {
+    let scene = Scene::new();
+    for key in ["p/a.c", "p/a.o", "p/d/b.o", "p/d/b.c", "p/skip/x"] {
+        scene.server.put(key, key.as_bytes(), POSIX);
+    }
+    scene
+        .sync(&["--exclude", "*.o", "--exclude", "skip/"])
+        .exits(0);
+    assert_eq!(scene.files(), ["a.c", "d/b.c"].map(str::to_owned).into());
+    let list = scene.scratch.path().join("list");
+    fs::write(&list, "d/b.o\nnone\n").unwrap();
+    let told = scene.sync(&["--files-from", list.to_str().unwrap()]);
+    assert!(told.exits(23).err().contains("none"), "{}", told.describe());
+    assert_eq!(scene.read("d/b.o"), b"p/d/b.o");
+}
+
+#[test]
+fn backups_and_other_options_of_the_destination_hold() {
+    let scene = Scene::new();
+    scene.server.put("p/a", b"new contents", POSIX);
+    fs::create_dir(&scene.dst).unwrap();
+    fs::write(scene.dst.join("a"), b"old").unwrap();
+    scene
+        .sync(&["-b", "--backup-dir", "old", "--fsync", "file", "--verify"])
+        .exits(0);
+    assert_eq!(scene.read("a"), b"new contents");
+    assert_eq!(scene.read("old/a"), b"old");
+    if is_root() {
+        assert_eq!(fs::metadata(scene.dst.join("a")).unwrap().uid(), 0);
+    }
+    let mut zeros = vec![0; 3 << 20];
+    zeros[1 << 20] = 1;
+    scene.server.put("p/holes", &zeros, POSIX);
+    scene.sync(&["-S", "--write-mode", "direct"]).exits(0);
+    assert_eq!(scene.read("holes"), zeros);
+    let meta = fs::metadata(scene.dst.join("holes")).unwrap();
+    assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+}
