@@ -285,15 +285,14 @@ pub struct S3Args {
     pub no_sign_request: bool,
     /// Where objects have the attributes of files: `posix` reads file-mtime, file-permissions, file-owner and file-group as AWS
     /// DataSync writes them, or rclone's mtime; `rclone` that alone; `none` takes an object's own time for the file's, and is
-    /// fastest, for the others ask once for each object
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub s3_metadata: S3MetadataArg,
+    /// fastest, for the others ask once for each object [default: posix]
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub s3_metadata: Option<S3MetadataArg>,
 }
 
 /// See [`S3Args::s3_metadata`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum S3MetadataArg {
-    #[default]
     Posix,
     Rclone,
     None,

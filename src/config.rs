@@ -87,7 +87,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
-            s3: s3_options(args.s3),
+            s3: s3_options(args.s3, &base.source)?,
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -140,7 +140,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
-            s3: s3_options(args.s3),
+            s3: s3_options(args.s3, &base.source)?,
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -158,7 +158,7 @@ impl Config {
         let filter = filter::rules_only(&args.rules, &args.path)?;
         let (base, settings) = base_job(Task::Scan, args.path, None, &args.tuning)?;
         let job = Job {
-            s3: s3_options(args.s3),
+            s3: s3_options(args.s3, &base.source)?,
             filter,
             one_file_system: args.one_file_system,
             ..base
@@ -285,18 +285,35 @@ fn base_job(
     Ok((job, settings))
 }
 
-fn s3_options(args: S3Args) -> s3::Options {
-    s3::Options {
+/// # Errors
+/// When they are given for a source that is no bucket.
+fn s3_options(args: S3Args, source: &Path) -> Result<s3::Options, String> {
+    let given = [
+        ("--endpoint-url", args.endpoint_url.is_some()),
+        ("--region", args.region.is_some()),
+        ("--profile", args.profile.is_some()),
+        ("--no-sign-request", args.no_sign_request),
+        ("--s3-metadata", args.s3_metadata.is_some()),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given)
+        && !s3::Url::is_one(source)
+    {
+        return Err(format!(
+            "{option} is about buckets, and '{}' is a path: write s3://BUCKET/PREFIX",
+            escape(source.as_os_str().as_encoded_bytes())
+        ));
+    }
+    Ok(s3::Options {
         endpoint: args.endpoint_url,
         region: args.region,
         profile: args.profile,
         unsigned: args.no_sign_request,
         form: match args.s3_metadata {
-            S3MetadataArg::Posix => s3::Form::Posix,
-            S3MetadataArg::Rclone => s3::Form::Rclone,
-            S3MetadataArg::None => s3::Form::None,
+            None | Some(S3MetadataArg::Posix) => s3::Form::Posix,
+            Some(S3MetadataArg::Rclone) => s3::Form::Rclone,
+            Some(S3MetadataArg::None) => s3::Form::None,
         },
-    }
+    })
 }
 
 fn write_mode(mode: Option<WriteModeArg>, inplace: bool) -> Result<WriteMode, String> {

@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -277,6 +278,79 @@ fn an_object_and_a_directory_of_one_name_are_told() {
 }
 
 #[test]
+fn a_directory_that_an_object_hides_keeps_its_copy() {
+    for keys in [3, 70_000] {
+        let scene = Scene::new();
+        scene.server.put("p/a/below", b"below", &[]);
+        scene.sync(&["--s3-metadata", "none"]).exits(0);
+        scene.server.put("p/a", b"", &[]);
+        for number in 0..keys {
+            scene.server.put(&format!("p/k{number:05}"), b"", &[]);
+        }
+        // Dry where a whole giant would be copied: what would go is told.
+        let options = ["--delete", "-i", "--s3-metadata", "none"];
+        let dry = ["-n"].repeat(usize::from(keys > 3));
+        let told = scene.sync(&[&options[..], &dry].concat());
+        told.exits(23);
+        assert_eq!(told.out().matches("deleting").count(), 0, "{}", told.err());
+        assert_eq!(scene.read("a/below"), b"below");
+    }
+}
+
+#[test]
+fn names_that_no_key_can_be_are_not_in_a_bucket() {
+    let scene = Scene::new();
+    scene.server.put("p/a", b"a", &[]);
+    scene.sync(&[]).exits(0);
+    let latin = scene.dst.join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    fs::write(&latin, b"coffee").unwrap();
+    scene.run("check", "s3://bucket/p", &[]).exits(23);
+    scene.sync(&["--delete", "--force-delete"]).exits(0);
+    assert!(!latin.exists());
+    // They count like others for the guard.
+    for number in 0..20_u8 {
+        let name = [b'x', 0xe9, b'a' + number];
+        fs::write(scene.dst.join(std::ffi::OsStr::from_bytes(&name)), b"x").unwrap();
+    }
+    let told = scene.sync(&["--delete"]);
+    assert!(
+        told.exits(3).err().contains("refused to delete"),
+        "{}",
+        told.describe()
+    );
+}
+
+#[test]
+fn a_listing_that_breaks_off_is_not_whole() {
+    let scene = Scene::new();
+    for name in ["a", "b", "c", "d"] {
+        scene.server.put(&format!("p/{name}"), name.as_bytes(), &[]);
+    }
+    scene.sync(&[]).exits(0);
+    scene.server.remove("p/d");
+    scene.server.page(2);
+    scene.server.faults(|_| Some(Fault::NoToken));
+    scene.sync(&["--delete"]).exits(23);
+    assert_eq!(scene.files().len(), 4);
+}
+
+#[test]
+fn runs_with_a_time_limit_are_like_others() {
+    let scene = Scene::new();
+    scene.server.put("p/a", b"a", &[]);
+    scene.server.put("p/d/b", b"b", &[]);
+    scene.sync(&["--timeout", "60"]).exits(0);
+    assert_eq!(scene.files().len(), 2);
+    let mode = fs::metadata(scene.dst.join("d")).unwrap().mode();
+    assert_eq!(mode & 0o700, 0o700);
+    assert_ne!(
+        mode & 0o777,
+        0o700,
+        "directories are as open as the umask lets them be"
+    );
+}
+
+#[test]
 fn many_keys_come_page_by_page() {
     let scene = Scene::new();
     for number in 0..1300 {
@@ -481,6 +555,12 @@ fn what_buckets_cannot_do_is_refused() {
         );
         assert!(told.code() != Some(0));
     }
+    let told = scene.run("scan", scene.scratch.path().to_str().unwrap(), &[]);
+    assert!(
+        told.err().contains("--endpoint-url is about buckets"),
+        "{}",
+        told.describe()
+    );
     let told = scene.run("sync", "s3://", &[]);
     assert!(
         told.exits(3).err().contains("names no bucket"),

@@ -44,10 +44,7 @@ impl UnderWay {
         Self {
             kind: op.kind(),
             side,
-            fd: handle
-                .number()
-                .is_none()
-                .then(|| handle.as_fd().as_raw_fd()),
+            fd: handle.is_of_kernel().then(|| handle.as_fd().as_raw_fd()),
             name: op.name().map(ToOwned::to_owned),
             started: Instant::now(),
         }

@@ -13,6 +13,7 @@ use crate::error::Side;
 use crate::io::Depth;
 use crate::model::Carried;
 use crate::s3::{self, Form, ObjectFs, Store, Url};
+use crate::transfer::Reflink;
 
 /// `None` when no bucket is part of the job.
 pub(super) fn open(
@@ -76,6 +77,7 @@ fn refuse_what_buckets_lack(job: &Job) -> Result<(), StartError> {
         ("--xattrs", xattrs),
         ("--acls", acls),
         ("--hard-links", job.policy.carry_links),
+        ("--reflink always", job.reflink == Reflink::Always),
     ] {
         if given {
             return Err(StartError::location(format!(

@@ -178,7 +178,9 @@ impl Work<'_> {
                 };
             }
             if result.is_ok() {
-                result = lane.make_dir(dest, name).await;
+                result = lane
+                    .make_dir(dest, name, lane.mode_of_new_dir(&self.plan.meta(step)))
+                    .await;
             }
             match result {
                 Ok(()) => {}

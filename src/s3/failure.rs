@@ -4,15 +4,29 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use nix::errno::Errno;
 
+/// Answers with other statuses that are about who asks.
+const CREDENTIAL_CODES: [&str; 4] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+];
 /// What the SDK says when nobody gave it any.
 const CREDENTIALS: &str = "loading credentials";
 
 /// The error of a call that fails so.
 pub(super) fn errno_of<E>(error: &SdkError<E, HttpResponse>) -> Errno
 where
-    E: std::error::Error + 'static,
+    E: std::error::Error + ProvideErrorMetadata + 'static,
 {
+    tracing::warn!("a request failed: {}", words(error));
     tracing::debug!(error = %DisplayErrorContext(error), "a request failed");
+    if error
+        .code()
+        .is_some_and(|code| CREDENTIAL_CODES.contains(&code))
+    {
+        return Errno::EACCES;
+    }
     match error {
         SdkError::ServiceError(answer) => of_status(answer.raw().status().as_u16()),
         SdkError::TimeoutError(_) => Errno::ETIMEDOUT,
@@ -20,6 +34,17 @@ where
         SdkError::DispatchFailure(failure) if failure.is_io() => Errno::ECONNRESET,
         SdkError::ResponseError(_) => Errno::EPROTO,
         _ => Errno::EIO,
+    }
+}
+
+/// The same for listings: it is the bucket that they do not find, and that says nothing of names.
+pub(super) fn errno_of_list<E>(error: &SdkError<E, HttpResponse>) -> Errno
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    match errno_of(error) {
+        Errno::ENOENT => Errno::EIO,
+        errno => errno,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pages of keys, as the names of a directory.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 use percent_encoding::percent_decode_str;
 
 use super::attributes::Listed;
-use super::failure::errno_of;
+use super::failure::errno_of_list;
 use super::store::Store;
 use crate::error::Cause;
 use crate::model::listing::NAME_LEN_MAX;
@@ -25,14 +26,26 @@ pub(super) struct Page {
 }
 
 /// Where the listing of a directory goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cursor {
     /// Of the next page; none before the first.
     token: Option<String>,
-    began: bool,
+    /// No page had anything.
+    is_empty: bool,
     ended: bool,
     /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
     shorter: Vec<String>,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self {
+            token: None,
+            is_empty: true,
+            ended: false,
+            shorter: Vec::new(),
+        }
+    }
 }
 
 impl Cursor {
@@ -42,12 +55,13 @@ impl Cursor {
     /// ENOENT when no key begins with the prefix; else see [`errno_of`].
     pub(super) async fn next(
         &mut self,
-        store: &Store,
+        store: &Arc<Store>,
         prefix: &str,
     ) -> Result<(Page, bool), Errno> {
         if self.ended {
             return Ok((Page::default(), false));
         }
+        let asking = store.clone();
         let request = store
             .client
             .list_objects_v2()
@@ -56,28 +70,47 @@ impl Cursor {
             .delimiter(DELIMITER)
             .encoding_type(EncodingType::Url)
             .set_continuation_token(self.token.clone());
-        let sent = async move { request.send().await.map_err(|error| errno_of(&error)) };
+        let sent = async move {
+            let sent = asking.in_turn(request.send()).await;
+            sent.map_err(|error| errno_of_list(&error))
+        };
         let found = store.run(sent).await?;
-        let is_empty = found.contents().is_empty() && found.common_prefixes().is_empty();
-        if !self.began && is_empty && !prefix.is_empty() {
+        let token = found.next_continuation_token.clone();
+        let is_truncated = found.is_truncated() == Some(true);
+        if is_truncated && (token.is_none() || token == self.token) {
+            // Whatever comes next, nobody would get to it.
+            return Err(Errno::EPROTO);
+        }
+        let page = self.names_of(&found, prefix).ok_or(Errno::EPROTO)?;
+        self.is_empty &= found.contents().is_empty() && found.common_prefixes().is_empty();
+        self.ended = !is_truncated;
+        if self.ended && self.is_empty && !prefix.is_empty() {
             return Err(Errno::ENOENT);
         }
-        self.began = true;
-        let page = self.names_of(&found, prefix);
-        self.token = found.next_continuation_token;
-        self.ended = self.token.is_none();
+        self.token = token;
         Ok((page, !self.ended))
     }
 
-    fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Page {
-        let objects = found.contents().iter().filter_map(|object| {
-            let size = object.size().and_then(|size| u64::try_from(size).ok())?;
+    /// `None` when something of it cannot be understood.
+    fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Option<Page> {
+        let is_encoded = found.encoding_type() == Some(&EncodingType::Url);
+        let bytes = |key: &str| {
+            if is_encoded {
+                decoded(key)
+            } else {
+                key.as_bytes().to_vec()
+            }
+        };
+        let mut keys = Vec::new();
+        for object in found.contents() {
+            let size = u64::try_from(object.size()?).ok()?;
             let listed = Listed::new(size, object.last_modified(), object.e_tag());
-            Some((decoded(object.key()?), Some(listed)))
-        });
-        let prefixes = found.common_prefixes().iter();
-        let prefixes = prefixes.filter_map(|common| Some((decoded(common.prefix()?), None)));
-        self.sort_out(prefix, objects.chain(prefixes).collect())
+            keys.push((bytes(object.key()?), Some(listed)));
+        }
+        for common in found.common_prefixes() {
+            keys.push((bytes(common.prefix()?), None));
+        }
+        Some(self.sort_out(prefix, keys))
     }
 
     /// `keys` come with what is known of their objects, and common prefixes without.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::sync::mpsc;
@@ -20,7 +20,7 @@ const WHOLE_BYTES_MAX: u64 = 256 << 10;
 /// A reader of a part asks for so many bytes at once: what one of those takes that share a large file.
 const PART_BYTES: u64 = 16 << 20;
 /// Pieces of an answer that wait for their reader.
-const PIECES_MAX: usize = 8;
+const PIECES_MAX: usize = 2;
 /// A body that breaks off is asked for anew so often without a byte of progress.
 const BREAKS_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -31,7 +31,7 @@ const STREAMS_MAX: usize = 64;
 pub(super) struct Object {
     store: Arc<Store>,
     key: String,
-    etag: Option<String>,
+    version: Version,
     pub(super) meta: Meta,
     contents: Contents,
 }
@@ -41,9 +41,23 @@ enum Contents {
     Parts(Mutex<Vec<Stream>>),
 }
 
+/// What tells the contents of an object from those it had before.
+#[derive(Clone, Debug, PartialEq)]
+struct Version {
+    etag: Option<String>,
+    modified: Option<DateTime>,
+}
+
+impl Version {
+    fn of(etag: Option<String>, modified: Option<DateTime>) -> Self {
+        Self { etag, modified }
+    }
+}
+
 /// A part of an object on its way.
 struct Stream {
     at: u64,
+    end: u64,
     /// What has come and was not read yet.
     piece: Bytes,
     pieces: mpsc::Receiver<Result<Bytes, Errno>>,
@@ -54,27 +68,35 @@ impl Object {
     /// ENOENT, and others of [`errno_of`].
     pub(super) async fn open(store: &Arc<Store>, key: String, dev: u64) -> Result<Self, Errno> {
         let request = store.client.get_object().bucket(&store.bucket).key(&key);
+        let asking = store.clone();
         let opened = store.run(async move {
-            let mut answer = request.send().await.map_err(|error| errno_of(&error))?;
-            let size = answer
-                .content_length()
-                .and_then(|size| u64::try_from(size).ok());
-            let size = size.ok_or(Errno::EPROTO)?;
-            let body = std::mem::take(&mut answer.body);
-            if size > WHOLE_BYTES_MAX {
-                return Ok((answer, size, Err(body)));
+            let mut breaks = 0;
+            loop {
+                let asked = asking.in_turn(request.clone().send()).await;
+                let mut answer = asked.map_err(|error| errno_of(&error))?;
+                let size = answer.content_length();
+                let size = size.and_then(|size| u64::try_from(size).ok());
+                let size = size.ok_or(Errno::EPROTO)?;
+                let body = std::mem::take(&mut answer.body);
+                if size > WHOLE_BYTES_MAX {
+                    return Ok((answer, size, Err(body)));
+                }
+                match body.collect().await {
+                    Ok(whole) => return Ok((answer, size, Ok(whole.into_bytes()))),
+                    Err(error) => tracing::warn!("an object broke off: {error}"),
+                }
+                breaks += 1;
+                if breaks > BREAKS_MAX {
+                    return Err(Errno::ECONNRESET);
+                }
+                tokio::time::sleep(PAUSE * breaks).await;
             }
-            let whole = body.collect().await.map_err(|error| {
-                tracing::debug!(%error, "an object broke off");
-                Errno::EAGAIN
-            })?;
-            Ok((answer, size, Ok(whole.into_bytes())))
         });
         let (answer, size, body) = opened.await?;
         let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
+        let version = Version::of(answer.e_tag, answer.last_modified);
         let metadata = answer.metadata.unwrap_or_default();
         let meta = store.form.file(&listed, &metadata, dev);
-        let etag = answer.e_tag;
         let contents = match body {
             Ok(whole) if whole.len() as u64 == size => Contents::Whole(whole),
             Ok(_) => return Err(Errno::EPROTO),
@@ -82,8 +104,8 @@ impl Object {
                 let part = Part {
                     store: store.clone(),
                     key: key.clone(),
-                    etag: etag.clone(),
-                    range: 0..size,
+                    version: version.clone(),
+                    range: 0..size.min(PART_BYTES),
                 };
                 Contents::Parts(Mutex::new(vec![part.stream(Some(body))]))
             }
@@ -91,13 +113,13 @@ impl Object {
         Ok(Self {
             store: store.clone(),
             key,
-            etag,
+            version,
             meta,
             contents,
         })
     }
 
-    /// Fills `buffer` from `offset` on, as far as there is something. Returns how many bytes there were.
+    /// Fills `buffer` from `offset` on, up to the end of a part or of the object. Returns how many bytes there were.
     ///
     /// # Errors
     /// ESTALE when the object was replaced; others of [`errno_of`].
@@ -118,16 +140,20 @@ impl Object {
             Contents::Parts(streams) => {
                 let mut stream = self.stream_at(streams, offset);
                 let mut filled = 0;
-                while filled < wanted {
+                while filled < wanted && stream.at < stream.end {
                     match stream.read(&mut buffer[filled..]).await? {
-                        0 => stream = self.part_at(offset + filled as u64).stream(None),
+                        0 => return Err(Errno::EPROTO),
                         count => filled += count,
                     }
                 }
-                let mut waiting = streams.lock().unwrap_or_else(PoisonError::into_inner);
-                if waiting.len() < STREAMS_MAX && stream.at < self.meta.size {
+                if stream.at < stream.end {
+                    let mut waiting = streams.lock().unwrap_or_else(PoisonError::into_inner);
+                    if waiting.len() == STREAMS_MAX {
+                        waiting.remove(0);
+                    }
                     waiting.push(stream);
                 }
+                return Ok(filled);
             }
         }
         Ok(wanted)
@@ -137,7 +163,7 @@ impl Object {
         let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let known = waiting.iter().position(|stream| stream.at == offset);
         match known {
-            Some(at) => waiting.swap_remove(at),
+            Some(at) => waiting.remove(at),
             None => self.part_at(offset).stream(None),
         }
     }
@@ -146,8 +172,9 @@ impl Object {
         Part {
             store: self.store.clone(),
             key: self.key.clone(),
-            etag: self.etag.clone(),
-            range: offset..self.meta.size.min(offset.saturating_add(PART_BYTES)),
+            version: self.version.clone(),
+            // Those who share an object begin at multiples.
+            range: offset..self.meta.size.min((offset / PART_BYTES + 1) * PART_BYTES),
         }
     }
 }
@@ -172,7 +199,7 @@ impl Stream {
 struct Part {
     store: Arc<Store>,
     key: String,
-    etag: Option<String>,
+    version: Version,
     range: Range<u64>,
 }
 
@@ -180,7 +207,7 @@ impl Part {
     /// Has it come, with what is on its way already.
     fn stream(self, body: Option<ByteStream>) -> Stream {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
-        let at = self.range.start;
+        let Range { start: at, end } = self.range;
         let store = self.store.clone();
         store.spawn(async move {
             if let Err(errno) = self.send(body, &sender).await {
@@ -190,6 +217,7 @@ impl Part {
         });
         Stream {
             at,
+            end,
             piece: Bytes::new(),
             pieces,
         }
@@ -236,11 +264,15 @@ impl Part {
         let request = request.bucket(&self.store.bucket).key(&self.key);
         let request = request
             .range(format!("bytes={start}-{}", end - 1))
-            .set_if_match(self.etag.clone());
-        let answer = request.send().await.map_err(|error| errno_of(&error))?;
-        let len = answer
-            .content_length()
-            .and_then(|len| u64::try_from(len).ok());
+            .set_if_match(self.version.etag.clone());
+        let answer = self.store.in_turn(request.send()).await;
+        let answer = answer.map_err(|error| errno_of(&error))?;
+        let len = answer.content_length();
+        let len = len.and_then(|len| u64::try_from(len).ok());
+        // Not every server looks at the condition.
+        if Version::of(answer.e_tag, answer.last_modified) != self.version {
+            return Err(Errno::ESTALE);
+        }
         // Whoever does not know ranges sends everything.
         if len != Some(end - start) {
             return Err(Errno::EPROTO);

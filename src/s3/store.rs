@@ -3,13 +3,18 @@
 use std::future::Future;
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 use super::attributes::Form;
 use super::failure::words;
@@ -20,11 +25,16 @@ const ATTEMPTS_MAX: u32 = 6;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Until the first byte of an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// With all attempts; a body may take longer.
+const REQUEST_MAX: Duration = Duration::from_secs(180);
 /// Where buckets are when nobody says: compatible servers take any.
 const REGION: &str = "us-east-1";
-const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 /// A thread makes 3,000 to 4,000 requests a second.
 const THREADS_MAX: usize = 16;
+/// Requests that wait for their answers: each has a connection, and a server has its limits.
+const REQUESTS_PER_THREAD: usize = 64;
+/// Nobody waits long to be told that nobody is there.
+const FIRST_ATTEMPTS_MAX: u32 = 2;
 
 /// How to reach a bucket. What is not given comes from the environment and the files of the AWS tools.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +51,7 @@ pub struct Options {
 pub struct Store {
     runtime: Option<Runtime>,
     pub(super) client: Client,
+    turns: Semaphore,
     pub(super) bucket: String,
     pub(super) form: Form,
 }
@@ -51,8 +62,9 @@ impl Store {
     /// # Errors
     /// In words: what cannot be reached, read or found. A prefix that no key has does not exist.
     pub fn connect(options: &Options, url: &Url, cores: usize) -> Result<Self, String> {
+        let threads = cores.clamp(1, THREADS_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(cores.clamp(1, THREADS_MAX))
+            .worker_threads(threads)
             .thread_name("s3")
             .enable_all()
             .build()
@@ -61,6 +73,7 @@ impl Store {
         let store = Self {
             runtime: Some(runtime),
             client,
+            turns: Semaphore::new(threads * REQUESTS_PER_THREAD),
             bucket: url.bucket.clone(),
             form: options.form,
         };
@@ -76,10 +89,13 @@ impl Store {
             .list_objects_v2()
             .bucket(&self.bucket)
             .prefix(&url.prefix)
-            .max_keys(1);
+            .max_keys(1)
+            .customize()
+            .config_override(retries(FIRST_ATTEMPTS_MAX));
         let found = self.block_on(request.send());
         let found = found.map_err(|error| words(&error))?;
-        if found.contents().is_empty() && !url.prefix.is_empty() {
+        let is_empty = found.contents().is_empty() && found.is_truncated() != Some(true);
+        if is_empty && !url.prefix.is_empty() {
             return Err(format!("no key begins with '{}'", url.prefix));
         }
         Ok(())
@@ -117,6 +133,18 @@ impl Store {
         }
     }
 
+    /// Sends a request, whose future is a large one, when fewer than the most are waiting for their answers.
+    pub(super) fn in_turn<'a, T: 'a>(
+        &'a self,
+        answer: impl Future<Output = T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            // Closed only with the store.
+            let _turn = self.turns.acquire().await.ok();
+            answer.await
+        })
+    }
+
     /// Starts something that goes on beside its starter.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime().spawn(work);
@@ -132,30 +160,36 @@ impl Drop for Store {
     }
 }
 
+fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
+    let retries = RetryConfig::standard().with_max_attempts(attempts);
+    aws_sdk_s3::config::Builder::new().retry_config(retries)
+}
+
 async fn client(options: &Options) -> Client {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
+    let mut profile = ProfileFileRegionProvider::builder();
+    if let Some(name) = &options.profile {
+        profile = profile.profile_name(name);
+    }
+    // The machine is not asked where it is: elsewhere than at AWS, that takes seconds.
+    let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(profile.build())
+        .or_else(REGION);
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_MAX)
         .read_timeout(ANSWER_MAX)
+        .operation_timeout(REQUEST_MAX)
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(https)
+        .region(region)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
         .timeout_config(timeouts);
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
-    }
-    let region = options.region.clone().or_else(|| {
-        // Elsewhere than at AWS, nobody waits for its machines to tell where they are.
-        let named = REGION_VARIABLES
-            .iter()
-            .find_map(|name| std::env::var(name).ok());
-        named.or_else(|| options.endpoint.is_some().then(|| REGION.to_owned()))
-    });
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region));
     }
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
@@ -165,10 +199,8 @@ async fn client(options: &Options) -> Client {
     }
     let shared = loader.load().await;
     // Compatible servers seldom have a host name for each bucket.
-    let is_compatible = shared.endpoint_url().is_some();
-    let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(is_compatible);
-    if shared.region().is_none() {
-        config = config.region(Region::new(REGION));
-    }
+    let is_compatible =
+        shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
+    let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(is_compatible);
     Client::from_conf(config.build())
 }

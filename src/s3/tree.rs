@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::attributes::{self, Listed};
-use super::failure::errno_of;
+use super::failure::{errno_of, errno_of_list};
 use super::listing::Cursor;
 use super::object::Object;
 use super::store::Store;
@@ -21,6 +21,8 @@ use crate::model::{Instruments, Kind, Listing, Meta, State, Timed, Xattrs};
 
 /// Objects that are asked for their attributes at once, of one batch.
 const HEADS_MAX: usize = 64;
+/// No key is longer.
+const KEY_BYTES_MAX: usize = 1024;
 /// No device of the kernel's has it.
 const DEV: u64 = u64::MAX;
 
@@ -121,7 +123,7 @@ async fn run(store: Arc<Store>, asks: bool, op: Op) -> Result<Reply, Errno> {
         Op::OpenDirBelow { path, .. } => Ok(opened_dir(dir()?.below_path(&path)?)),
         Op::ReadDir { listing, .. } => dir()?.read(&store, listing, asks).await,
         Op::StatMany { listing, range, .. } => {
-            let listing = dir()?.stat_many(&store, listing, range, asks).await?;
+            let listing = dir()?.stat_many(&store, listing, range, asks).await;
             let more = false;
             Ok(Reply::Listed { listing, more })
         }
@@ -190,7 +192,12 @@ impl Dir {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read(&self, store: &Store, mut listing: Listing, asks: bool) -> Result<Reply, Errno> {
+    async fn read(
+        &self,
+        store: &Arc<Store>,
+        mut listing: Listing,
+        asks: bool,
+    ) -> Result<Reply, Errno> {
         let (page, more) = self.cursor.lock().await.next(store, &self.prefix).await?;
         let mut all = true;
         for name in &page.dirs {
@@ -215,7 +222,7 @@ impl Dir {
         mut listing: Listing,
         range: Range<usize>,
         asks: bool,
-    ) -> Result<Listing, Errno> {
+    ) -> Listing {
         let mut unknown = Vec::new();
         for at in range {
             let entry = listing.entries[at];
@@ -223,8 +230,13 @@ impl Dir {
                 continue;
             }
             let name = listing.name(&entry);
+            // Keys are UTF-8: such a name is not there.
+            let Ok(key) = self.key(name) else {
+                listing.entries[at].state = failed(Errno::ENOENT);
+                continue;
+            };
             let meta = match entry.kind() {
-                Some(Kind::Dir) => Some(attributes::dir(&self.below(name)?, DEV)),
+                Some(Kind::Dir) => Some(attributes::dir(&(key.clone() + "/"), DEV)),
                 _ if asks => None,
                 _ => {
                     let told = self.listed().remove(name);
@@ -233,12 +245,13 @@ impl Dir {
             };
             match meta {
                 Some(meta) => listing.entries[at].fill(&meta),
-                None => unknown.push((at, self.key(name)?)),
+                None => unknown.push((at, key)),
             }
         }
         if unknown.is_empty() {
-            return Ok(listing);
+            return listing;
         }
+        let positions: Vec<usize> = unknown.iter().map(|(at, _)| *at).collect();
         let asking = store.clone();
         let asked = store.run(async move {
             let asked = stream::iter(unknown).map(|(at, key)| {
@@ -247,17 +260,22 @@ impl Dir {
             });
             Ok(asked.buffer_unordered(HEADS_MAX).collect::<Vec<_>>().await)
         });
-        for (at, answer) in asked.await? {
+        let answers = asked.await.unwrap_or_else(|errno| {
+            let lost = positions.into_iter().map(|at| (at, Err(errno)));
+            lost.collect()
+        });
+        for (at, answer) in answers {
             match answer {
                 Ok(meta) => listing.entries[at].fill(&meta),
-                Err(errno) => {
-                    let errno = u16::try_from(errno as i32).unwrap_or(u16::MAX);
-                    listing.entries[at].state = State::Failed(errno);
-                }
+                Err(errno) => listing.entries[at].state = failed(errno),
             }
         }
-        Ok(listing)
+        listing
     }
+}
+
+fn failed(errno: Errno) -> State {
+    State::Failed(u16::try_from(errno as i32).unwrap_or(u16::MAX))
 }
 
 /// Names are all that listings know of inodes.
@@ -272,8 +290,11 @@ async fn look_up(store: &Arc<Store>, key: String) -> Result<Meta, Errno> {
 
 /// What a key stands for: an object, or a directory when only longer ones are there.
 async fn ask(store: &Store, key: String) -> Result<Meta, Errno> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Errno::ENOENT);
+    }
     let request = store.client.head_object().bucket(&store.bucket).key(&key);
-    let answer = match request.send().await {
+    let answer = match store.in_turn(request.send()).await {
         Ok(answer) => answer,
         Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => {
             return ask_dir(store, key + "/").await;
@@ -291,9 +312,10 @@ async fn ask(store: &Store, key: String) -> Result<Meta, Errno> {
 
 async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {
     let request = store.client.list_objects_v2().bucket(&store.bucket);
-    let answer = request.prefix(&prefix).max_keys(1).send().await;
-    let answer = answer.map_err(|error| errno_of(&error))?;
-    if answer.contents().is_empty() {
+    let request = request.prefix(&prefix).max_keys(1);
+    let answer = store.in_turn(request.send()).await;
+    let answer = answer.map_err(|error| errno_of_list(&error))?;
+    if answer.contents().is_empty() && answer.is_truncated() != Some(true) {
         return Err(Errno::ENOENT);
     }
     Ok(attributes::dir(&prefix, DEV))

@@ -78,7 +78,8 @@ pub(super) async fn split(
             _lease: shard.shared.coordinator.lease(),
         }),
     };
-    let complete = splitter.send_side(Side::Source, part.take_source()).await;
+    let all = splitter.send_side(Side::Source, part.take_source()).await;
+    let complete = all && !part.has_refused;
     let (seen, parts) = async_channel::bounded(shard.shared.shards());
     let source_end = || Body::SourceEnd {
         complete,

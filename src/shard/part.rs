@@ -34,6 +34,8 @@ pub(super) struct Part {
     judge: Option<Judge>,
     /// The source was listed to its end without an error; only then may names be missing from it.
     pub(super) source_complete: bool,
+    /// The source has something that no tree can hold.
+    pub(super) has_refused: bool,
     pub(super) dest_complete: bool,
     /// Other shards have the other names of the directory.
     pub(super) is_split: bool,
@@ -71,6 +73,7 @@ impl Part {
             matched: Vec::new(),
             partials: Vec::new(),
             source_complete: false,
+            has_refused: false,
             dest_complete: false,
             is_split: false,
         }
@@ -333,8 +336,18 @@ impl Part {
         }
         if let Some(source) = self.plan.source.entries[at].meta(self.plan.source_dev) {
             let action = decide(&source, dest, &shard.shared.options.policy);
+            let takes_tree =
+                action == Action::Supplant && dest.is_some_and(|dest| dest.kind == Kind::Dir);
+            if takes_tree && self.may_be_a_dir_too() {
+                return self.dirs.node.fail();
+            }
             self.push(shard, at, action, dest);
         }
+    }
+
+    /// Whether a name may be among what was refused: an object whose key is a directory of other keys too. That has been told.
+    fn may_be_a_dir_too(&self) -> bool {
+        self.has_refused || self.is_split && !self.source_complete
     }
 
     fn push(&mut self, shard: &Shard, at: usize, action: Action, dest: Option<&Meta>) {

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::contents::{Method, Pair, Way};
 use super::delete::TreeRemoval;
-use super::{Failure, Fsync, Lane, Place};
+use super::{Failure, Fsync, Lane, PRIVATE_DIR, Place};
 use crate::error::{OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, OpError, Reply, Target};
 use crate::model::compare::is_incomplete;
@@ -494,7 +494,7 @@ impl Lane {
     ) -> Result<Handle, Failure> {
         let mut tried = 1;
         loop {
-            let made = match self.make_dir(&parent.dir, name).await {
+            let made = match self.make_dir(&parent.dir, name, PRIVATE_DIR).await {
                 Ok(()) => true,
                 Err(failure) if failure.is(Errno::EEXIST) => false,
                 Err(failure) => return Err(failure),

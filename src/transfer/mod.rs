@@ -34,7 +34,7 @@ use nix::errno::Errno;
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
 use crate::model::chunks::Chunks;
-use crate::model::{Instruments, Policy};
+use crate::model::{Attrs, Instruments, Meta, Policy};
 use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
 
@@ -110,6 +110,9 @@ impl LaneOptions {
         self.fsync == Fsync::File || self.verify
     }
 }
+
+/// Nobody else may enter what is not finished.
+const PRIVATE_DIR: u32 = 0o700;
 
 /// A failure, without the path: the caller knows that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,11 +273,20 @@ impl Lane {
     ///
     /// # Errors
     /// The operation that failed on the destination.
-    pub async fn make_dir(&self, dest: &Handle, name: &CStr) -> Result<(), Failure> {
+    pub async fn make_dir(&self, dest: &Handle, name: &CStr, mode: u32) -> Result<(), Failure> {
         let (at, name) = (dest.clone(), name.to_owned());
-        let mode = 0o700;
         self.on_dest(Op::MakeDir { at, name, mode }).await?;
         Ok(())
+    }
+
+    /// The mode of a new directory until it has that of the source; where nobody knows one, for good.
+    #[must_use]
+    pub fn mode_of_new_dir(&self, source: &Meta) -> u32 {
+        if source.unknown.has(Attrs::MODE) {
+            0o777 & !self.options.umask
+        } else {
+            PRIVATE_DIR
+        }
     }
 
     async fn rename(&self, dest: &Handle, from: CString, to: &CStr) -> Result<(), Failure> {

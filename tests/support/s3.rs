@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// The connection ends after so many bytes of the body.
     CutAfter(usize),
+    /// A page that says there are more, and not where.
+    NoToken,
     /// The object has other contents from now on, and this answer those of before.
     Replaced,
 }
@@ -72,6 +74,7 @@ impl Server {
                     return;
                 }
                 let (stream, state) = (stream.unwrap(), shared.clone());
+                stream.set_nodelay(true).unwrap();
                 thread::spawn(move || serve(&stream, &state));
             }
         });
@@ -239,7 +242,10 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
         return fail(status, code);
     }
     if matches!(request, Request::List(_)) {
-        let body = list(&state, &asked.query);
+        let mut body = list(&state, &asked.query);
+        if matches!(fault, Some(Fault::NoToken)) {
+            body = body.replace("NextContinuationToken", "NextMarker");
+        }
         drop(state);
         return send(stream, "200 OK", &[], body.as_bytes(), fault);
     }

@@ -31,7 +31,6 @@ impl Part {
             }
             Extent::Itself => return Read::Complete,
         }
-        let mut is_whole = true;
         loop {
             if shard.cancelled() {
                 return Read::Failed;
@@ -40,11 +39,11 @@ impl Part {
             match read_batch(&shard.source, &dir, listing).await {
                 Ok((mut listing, more)) => {
                     let node = &self.dirs.node;
-                    is_whole &= !report_refused(shard, node, Side::Source, &mut listing);
+                    self.has_refused |= report_refused(shard, node, Side::Source, &mut listing);
                     self.plan.source = listing;
                     self.hold_lease();
                     if !more {
-                        self.source_complete = is_whole;
+                        self.source_complete = !self.has_refused;
                         return Read::Complete;
                     }
                     if self.plan.source.len() > entries_max {
