@@ -8,7 +8,8 @@
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
-//!   run/roots.rs    opens the two directories            run/guards.rs  what is refused
+//!   run/roots.rs    opens the two directories            run/objects.rs  a bucket instead of one
+//!   run/guards.rs   what is refused
 //!   run/way.rs      a directory in the way of another kind
 //!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
 //!   run/backup.rs   where --backup keeps things          run/tuning.rs  its limits and how they move
@@ -25,6 +26,7 @@
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
 //! io/          operations as values; inline, ring and pool; buffers and direct I/O; the only unsafe code
+//! s3/          buckets as trees: the connection, listings, objects and their attributes
 //! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
 //! transfer/    files; large ones in chunks, past the page cache, in part; symlinks and specials, deletion; backups, flushing,
 //!              verification
