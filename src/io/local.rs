@@ -108,7 +108,7 @@ impl Core {
         let (what, since) = (timed(op.kind(), side), instruments.now());
         let running = glommio::executor().spawn_blocking(move || inline::run(op));
         Pending::Boxed(Box::pin(async move {
-            let in_flight = InFlight::new(&instruments);
+            let in_flight = instruments.in_flight();
             let outcome = running.await;
             drop(in_flight);
             instruments.record_since(what, since);
@@ -253,22 +253,6 @@ fn timed(kind: OpKind, side: Side) -> Timed {
     Timed::Op(kind.into(), side)
 }
 
-/// Counts one operation of the blocking pool while somebody waits for it.
-struct InFlight<'a>(&'a Instruments);
-
-impl<'a> InFlight<'a> {
-    fn new(instruments: &'a Instruments) -> Self {
-        instruments.tally().levels.ops_in_flight.add(1);
-        Self(instruments)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.tally().levels.ops_in_flight.sub(1);
-    }
-}
-
 impl Fs for LocalFs {
     fn start(&self, op: Op) -> Pending {
         let (core, side) = (&*self.core, self.side);
@@ -308,7 +292,7 @@ impl Fs for LocalFs {
     fn copy_small(&self, copy: &SmallCopy<'_>, buffer: &mut [u8]) -> InOneGo {
         let core = &*self.core;
         if !copy.source.is_of_kernel() {
-            return InOneGo::NotNow;
+            return InOneGo::Refused;
         }
         let devs = [copy.source.dev(), copy.dest.dev()];
         // No probe: it would be a long one.

@@ -181,6 +181,13 @@ impl Instruments {
         self.meter.as_ref().map(|_| Instant::now())
     }
 
+    /// Counts one operation while somebody waits for it.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlight<'_> {
+        self.tally().levels.ops_in_flight.add(1);
+        InFlight(self)
+    }
+
     #[must_use]
     pub fn is_measured(&self) -> bool {
         self.meter.is_some()
@@ -205,6 +212,15 @@ impl Instruments {
         if let Some(meter) = &self.meter {
             meter.directory(elapsed, entries, path);
         }
+    }
+}
+
+/// See [`Instruments::in_flight`].
+pub struct InFlight<'a>(&'a Instruments);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.tally().levels.ops_in_flight.sub(1);
     }
 }
 

@@ -28,16 +28,21 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    pub(super) fn new(size: u64, modified: Option<&DateTime>, etag: Option<&str>) -> Self {
+    /// `None` when the server does not tell the size.
+    pub(super) fn new(
+        size: Option<i64>,
+        modified: Option<&DateTime>,
+        etag: Option<&str>,
+    ) -> Option<Self> {
         let modified = modified.map(|time| Time {
             sec: time.secs(),
             nsec: time.subsec_nanos(),
         });
-        Self {
-            size,
+        Some(Self {
+            size: u64::try_from(size?).ok()?,
             modified: modified.unwrap_or_default(),
             etag: etag.unwrap_or_default().to_owned(),
-        }
+        })
     }
 }
 

@@ -103,8 +103,7 @@ impl Cursor {
         };
         let mut keys = Vec::new();
         for object in found.contents() {
-            let size = u64::try_from(object.size()?).ok()?;
-            let listed = Listed::new(size, object.last_modified(), object.e_tag());
+            let listed = Listed::new(object.size(), object.last_modified(), object.e_tag())?;
             keys.push((bytes(object.key()?), Some(listed)));
         }
         for common in found.common_prefixes() {

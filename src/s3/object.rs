@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::sync::mpsc;
@@ -31,7 +31,8 @@ const STREAMS_MAX: usize = 64;
 pub(super) struct Object {
     store: Arc<Store>,
     key: String,
-    version: Version,
+    /// What tells its contents from those it had before.
+    version: Listed,
     pub(super) meta: Meta,
     contents: Contents,
 }
@@ -39,19 +40,6 @@ pub(super) struct Object {
 enum Contents {
     Whole(Bytes),
     Parts(Mutex<Vec<Stream>>),
-}
-
-/// What tells the contents of an object from those it had before.
-#[derive(Clone, Debug, PartialEq)]
-struct Version {
-    etag: Option<String>,
-    modified: Option<DateTime>,
-}
-
-impl Version {
-    fn of(etag: Option<String>, modified: Option<DateTime>) -> Self {
-        Self { etag, modified }
-    }
 }
 
 /// A part of an object on its way.
@@ -75,14 +63,15 @@ impl Object {
                 let asked = asking.in_turn(request.clone().send()).await;
                 let mut answer = asked.map_err(|error| errno_of(&error))?;
                 let size = answer.content_length();
-                let size = size.and_then(|size| u64::try_from(size).ok());
-                let size = size.ok_or(Errno::EPROTO)?;
+                let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
+                let listed = listed.ok_or(Errno::EPROTO)?;
                 let body = std::mem::take(&mut answer.body);
-                if size > WHOLE_BYTES_MAX {
-                    return Ok((answer, size, Err(body)));
+                let metadata = answer.metadata.unwrap_or_default();
+                if listed.size > WHOLE_BYTES_MAX {
+                    return Ok((listed, metadata, Err(body)));
                 }
                 match body.collect().await {
-                    Ok(whole) => return Ok((answer, size, Ok(whole.into_bytes()))),
+                    Ok(whole) => return Ok((listed, metadata, Ok(whole.into_bytes()))),
                     Err(error) => tracing::warn!("an object broke off: {error}"),
                 }
                 breaks += 1;
@@ -92,20 +81,17 @@ impl Object {
                 tokio::time::sleep(PAUSE * breaks).await;
             }
         });
-        let (answer, size, body) = opened.await?;
-        let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
-        let version = Version::of(answer.e_tag, answer.last_modified);
-        let metadata = answer.metadata.unwrap_or_default();
-        let meta = store.form.file(&listed, &metadata, dev);
+        let (version, metadata, body) = opened.await?;
+        let meta = store.form.file(&version, &metadata, dev);
         let contents = match body {
-            Ok(whole) if whole.len() as u64 == size => Contents::Whole(whole),
+            Ok(whole) if whole.len() as u64 == version.size => Contents::Whole(whole),
             Ok(_) => return Err(Errno::EPROTO),
             Err(body) => {
                 let part = Part {
                     store: store.clone(),
                     key: key.clone(),
                     version: version.clone(),
-                    range: 0..size.min(PART_BYTES),
+                    range: 0..version.size.min(PART_BYTES),
                 };
                 Contents::Parts(Mutex::new(vec![part.stream(Some(body))]))
             }
@@ -199,7 +185,7 @@ impl Stream {
 struct Part {
     store: Arc<Store>,
     key: String,
-    version: Version,
+    version: Listed,
     range: Range<u64>,
 }
 
@@ -264,17 +250,18 @@ impl Part {
         let request = request.bucket(&self.store.bucket).key(&self.key);
         let request = request
             .range(format!("bytes={start}-{}", end - 1))
-            .set_if_match(self.version.etag.clone());
+            .set_if_match(Some(self.version.etag.clone()).filter(|etag| !etag.is_empty()));
         let answer = self.store.in_turn(request.send()).await;
         let answer = answer.map_err(|error| errno_of(&error))?;
-        let len = answer.content_length();
-        let len = len.and_then(|len| u64::try_from(len).ok());
+        let size = answer.content_length();
+        let part = Listed::new(size, answer.last_modified(), answer.e_tag());
+        let part = part.ok_or(Errno::EPROTO)?;
         // Not every server looks at the condition.
-        if Version::of(answer.e_tag, answer.last_modified) != self.version {
+        if (&part.etag, part.modified) != (&self.version.etag, self.version.modified) {
             return Err(Errno::ESTALE);
         }
         // Whoever does not know ranges sends everything.
-        if len != Some(end - start) {
+        if part.size != end - start {
             return Err(Errno::EPROTO);
         }
         Ok(answer.body)

@@ -94,10 +94,9 @@ impl Fs for ObjectFs {
         let (what, since) = (Timed::Op(kind.into(), self.side), instruments.now());
         let running = run(self.store.clone(), self.asks, op);
         Pending::Boxed(Box::pin(async move {
-            let levels = &instruments.tally().levels;
-            levels.ops_in_flight.add(1);
+            let in_flight = instruments.in_flight();
             let outcome = running.await;
-            levels.ops_in_flight.sub(1);
+            drop(in_flight);
             instruments.record_since(what, since);
             outcome.map_err(|errno| OpError { kind, errno })
         }))
@@ -203,11 +202,11 @@ impl Dir {
         for name in &page.dirs {
             all &= listing.push(name, inode_of(name), Some(Kind::Dir));
         }
-        for (name, told) in page.files {
-            all &= listing.push(&name, inode_of(&name), Some(Kind::File));
-            if !asks {
-                self.listed().insert(name, told);
-            }
+        for (name, _) in &page.files {
+            all &= listing.push(name, inode_of(name), Some(Kind::File));
+        }
+        if !asks {
+            self.listed().extend(page.files);
         }
         listing.refused.extend(page.refused);
         if !all {
@@ -224,7 +223,7 @@ impl Dir {
         asks: bool,
     ) -> Listing {
         let mut unknown = Vec::new();
-        for at in range {
+        for at in range.clone() {
             let entry = listing.entries[at];
             if entry.state != State::Wanted {
                 continue;
@@ -251,7 +250,6 @@ impl Dir {
         if unknown.is_empty() {
             return listing;
         }
-        let positions: Vec<usize> = unknown.iter().map(|(at, _)| *at).collect();
         let asking = store.clone();
         let asked = store.run(async move {
             let asked = stream::iter(unknown).map(|(at, key)| {
@@ -260,14 +258,20 @@ impl Dir {
             });
             Ok(asked.buffer_unordered(HEADS_MAX).collect::<Vec<_>>().await)
         });
-        let answers = asked.await.unwrap_or_else(|errno| {
-            let lost = positions.into_iter().map(|at| (at, Err(errno)));
-            lost.collect()
-        });
-        for (at, answer) in answers {
-            match answer {
-                Ok(meta) => listing.entries[at].fill(&meta),
-                Err(errno) => listing.entries[at].state = failed(errno),
+        match asked.await {
+            Ok(answers) => {
+                for (at, answer) in answers {
+                    match answer {
+                        Ok(meta) => listing.entries[at].fill(&meta),
+                        Err(errno) => listing.entries[at].state = failed(errno),
+                    }
+                }
+            }
+            Err(errno) => {
+                let entries = listing.entries[range].iter_mut();
+                for entry in entries.filter(|entry| entry.state == State::Wanted) {
+                    entry.state = failed(errno);
+                }
             }
         }
         listing
@@ -301,11 +305,9 @@ async fn ask(store: &Store, key: String) -> Result<Meta, Errno> {
         }
         Err(error) => return Err(errno_of(&error)),
     };
-    let size = answer
-        .content_length()
-        .and_then(|size| u64::try_from(size).ok());
-    let size = size.ok_or(Errno::EPROTO)?;
+    let size = answer.content_length();
     let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
+    let listed = listed.ok_or(Errno::EPROTO)?;
     let metadata = answer.metadata.unwrap_or_default();
     Ok(store.form.file(&listed, &metadata, DEV))
 }
