@@ -182,6 +182,8 @@ pub struct SyncArgs {
     #[command(flatten)]
     pub s3: S3Args,
     #[command(flatten)]
+    pub s3_write: S3WriteArgs,
+    #[command(flatten)]
     pub tuning: TuningArgs,
 }
 
@@ -288,6 +290,25 @@ pub struct S3Args {
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM")]
     pub s3_metadata: Option<S3MetadataArg>,
+}
+
+/// How objects are written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buckets as destination")]
+pub struct S3WriteArgs {
+    /// The storage class of new objects, such as STANDARD_IA or INTELLIGENT_TIERING [default: the server's]
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// How the server encrypts new objects [default: as the bucket says]
+    #[arg(long, value_name = "HOW", value_parser = ["AES256", "aws:kms", "aws:kms:dsse"])]
+    pub sse: Option<String>,
+    /// The key of --sse aws:kms
+    #[arg(long, value_name = "KEY")]
+    pub sse_kms_key_id: Option<String>,
+    /// Larger objects are sent in parts of this size, and may take so much memory several times for each core: 8M, 16M, 32M and
+    /// so on up to 512M; objects of more than 10,000 parts get larger ones [default: 16M]
+    #[arg(long, value_name = "SIZE")]
+    pub part_size: Option<String>,
 }
 
 /// See [`S3Args::s3_metadata`].

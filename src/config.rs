@@ -1,6 +1,7 @@
 //! What was decided: the command line and what this machine allows, made into a job. Bad input is refused here, with
 //! what is allowed.
 
+mod buckets;
 mod filter;
 mod layers;
 mod memory;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use crate::cli::{
     CheckArgs, CompareArgs, ConfigArgs, DirectIoArg, FsyncArg, LimitArgs, ProgressArg, ReflinkArg,
-    ReportArgs, S3Args, S3MetadataArg, ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
+    ReportArgs, ScanArgs, SyncArgs, TuningArgs, WriteModeArg,
 };
 use crate::model::path::escape;
 use crate::model::{Carried, Policy, Symlinks, Time};
@@ -26,7 +27,6 @@ use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::backup::BackupJob;
 use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
-use crate::s3;
 use crate::transfer::{Fsync, Reflink, WriteMode};
 use layers::Layers;
 pub use memory::{Memory, state_dir};
@@ -87,7 +87,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
-            s3: s3_options(args.s3, &base.source)?,
+            s3: buckets::written(args.s3, args.s3_write, &base)?,
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -140,7 +140,7 @@ impl Config {
                 size_max: chosen.size_max,
                 ..policy(&args.compare)
             },
-            s3: s3_options(args.s3, &base.source)?,
+            s3: buckets::reached(args.s3, &base)?,
             filter: chosen.filter,
             selection: chosen.selection,
             one_file_system: args.compare.one_file_system,
@@ -158,7 +158,7 @@ impl Config {
         let filter = filter::rules_only(&args.rules, &args.path)?;
         let (base, settings) = base_job(Task::Scan, args.path, None, &args.tuning)?;
         let job = Job {
-            s3: s3_options(args.s3, &base.source)?,
+            s3: buckets::reached(args.s3, &base)?,
             filter,
             one_file_system: args.one_file_system,
             ..base
@@ -283,37 +283,6 @@ fn base_job(
         ..Job::archive(task, source, dest, settings.cpus.clone())
     };
     Ok((job, settings))
-}
-
-/// # Errors
-/// When they are given for a source that is no bucket.
-fn s3_options(args: S3Args, source: &Path) -> Result<s3::Options, String> {
-    let given = [
-        ("--endpoint-url", args.endpoint_url.is_some()),
-        ("--region", args.region.is_some()),
-        ("--profile", args.profile.is_some()),
-        ("--no-sign-request", args.no_sign_request),
-        ("--s3-metadata", args.s3_metadata.is_some()),
-    ];
-    if let Some((option, _)) = given.iter().find(|(_, given)| *given)
-        && !s3::Url::is_one(source)
-    {
-        return Err(format!(
-            "{option} is about buckets, and '{}' is a path: write s3://BUCKET/PREFIX",
-            escape(source.as_os_str().as_encoded_bytes())
-        ));
-    }
-    Ok(s3::Options {
-        endpoint: args.endpoint_url,
-        region: args.region,
-        profile: args.profile,
-        unsigned: args.no_sign_request,
-        form: match args.s3_metadata {
-            None | Some(S3MetadataArg::Posix) => s3::Form::Posix,
-            Some(S3MetadataArg::Rclone) => s3::Form::Rclone,
-            Some(S3MetadataArg::None) => s3::Form::None,
-        },
-    })
 }
 
 fn write_mode(mode: Option<WriteModeArg>, inplace: bool) -> Result<WriteMode, String> {

@@ -260,7 +260,8 @@ impl Run {
     ///
     /// # Errors
     /// With exit code 3 when a root cannot be used.
-    pub fn open(job: Job) -> Result<Self, StartError> {
+    pub fn open(mut job: Job) -> Result<Self, StartError> {
+        objects::suit_destination(&mut job)?;
         let depth = job.tuning.depth();
         let (roots, backup_root) = open_roots(&job, depth.clone())?;
         Ok(Self {

@@ -304,6 +304,7 @@ fn a_flush_that_fails_costs_its_file_and_leaves_the_old_one() {
                 WriteMode::Atomic => assert_eq!(left.unwrap(), b"old", "{context}"),
                 WriteMode::Direct => assert_eq!(left, None, "{context}"),
                 WriteMode::InPlace => assert!(left.is_some(), "{context}"),
+                WriteMode::Whole => unreachable!("only buckets are written so"),
             }
             let again = sync(
                 &trees,

@@ -63,7 +63,7 @@ impl Memory {
                 None => Ok(None),
             };
         };
-        if Url::is_one(&job.source) {
+        if Url::is_one(&job.source) || job.dest.as_deref().is_some_and(Url::is_one) {
             return Err(format!(
                 "{option} goes by the ctimes of directories, and buckets have none"
             ));

@@ -284,6 +284,11 @@ pub enum Op {
     Close {
         file: Handle,
     },
+    /// Gives up a file that gets its name only when it is closed. → [`Reply::Done`]
+    Discard {
+        file: Handle,
+    },
+    /// The name `.` is of a directory that is there only as long as something is in it: from now on it is there without.
     MakeDir {
         at: Handle,
         name: CString,
@@ -413,7 +418,7 @@ impl Op {
             Self::MakeSymlink { .. } => OpKind::MakeSymlink,
             Self::ReadLink { .. } => OpKind::ReadLink,
             Self::Link { .. } => OpKind::Link,
-            Self::Unlink { .. } => OpKind::Unlink,
+            Self::Unlink { .. } | Self::Discard { .. } => OpKind::Unlink,
             Self::RemoveDir { .. } => OpKind::RemoveDir,
             Self::Rename { .. } | Self::Move { .. } => OpKind::Rename,
             Self::SetAttrs { change, .. } if change.mtime.is_some() => OpKind::SetTimes,
@@ -486,6 +491,7 @@ impl Op {
             Self::Read { file, .. }
             | Self::Write { file, .. }
             | Self::Close { file }
+            | Self::Discard { file }
             | Self::SeekData { file, .. }
             | Self::Fsync { file }
             | Self::DropCache { file }

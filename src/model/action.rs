@@ -14,6 +14,13 @@ impl Attrs {
     pub const TIMES: Self = Self(8);
     pub const ACLS: Self = Self(16);
     pub const XATTRS: Self = Self(32);
+    /// Whatever a listing does not tell of an object, and asking for it would.
+    pub const UNASKED: Self = Self(64);
+
+    #[must_use]
+    pub const fn all() -> Self {
+        Self(127)
+    }
 
     #[must_use]
     pub fn has(self, other: Self) -> bool {

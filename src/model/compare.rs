@@ -31,6 +31,9 @@ pub struct Policy {
     pub carry_times: bool,
     pub carry_devices: bool,
     pub carry_specials: bool,
+    pub carry_symlinks: bool,
+    /// Files of the destination have the time of when they were written, and no other.
+    pub dest_keeps_no_times: bool,
     /// Extended attributes and ACLs.
     pub extended: Carried,
     /// Names of one inode stay names of one inode (`--hard-links`).
@@ -59,6 +62,8 @@ impl Policy {
             carry_times: true,
             carry_devices: true,
             carry_specials: true,
+            carry_symlinks: true,
+            dest_keeps_no_times: false,
             extended: Carried::default(),
             carry_links: false,
             size_min: 0,
@@ -67,7 +72,18 @@ impl Policy {
     }
 
     fn carries(&self, kind: Kind) -> bool {
-        (self.carry_devices || !kind.is_device()) && (self.carry_specials || !kind.is_special())
+        (self.carry_devices || !kind.is_device())
+            && (self.carry_specials || !kind.is_special())
+            && (self.carry_symlinks || kind != Kind::Symlink)
+    }
+
+    /// Whether the destination's time says that nothing has changed: it is that of the source, or where no other is kept than
+    /// that of its own writing, a later one.
+    fn mtimes_agree(&self, src: &Meta, dst: &Meta) -> bool {
+        if self.dest_keeps_no_times {
+            return dst.mtime > src.mtime;
+        }
+        self.times_equal(src.mtime, dst.mtime)
     }
 
     /// Whether two timestamps count as equal. With a window of 0 they agree to the nanosecond, except
@@ -97,14 +113,14 @@ impl Policy {
         carried - src.unknown
     }
 
-    /// The carried attributes in which `dst` differs from `src`. Symlinks have no mode of their own on Linux.
+    /// The carried attributes in which `dst` is known to differ from `src`. Symlinks have no mode of their own on Linux.
     #[must_use]
     pub fn attrs_differing(&self, src: &Meta, dst: &Meta) -> Attrs {
         let equal = Attrs::MODE.when(src.kind == Kind::Symlink || src.mode == dst.mode)
             | Attrs::OWNER.when(src.uid == dst.uid)
             | Attrs::GROUP.when(src.gid == dst.gid)
-            | Attrs::TIMES.when(self.times_equal(src.mtime, dst.mtime));
-        self.carried_of(src) - equal
+            | Attrs::TIMES.when(self.mtimes_agree(src, dst));
+        self.carried_of(src) - equal - dst.unknown
     }
 }
 
@@ -139,6 +155,31 @@ pub fn decide(src: &Meta, dst: Option<&Meta>, policy: &Policy) -> Action {
     }
 }
 
+/// Whether [`decide`] could tell only if one more question were asked about what a listing of objects has told of: that
+/// costs a request for each.
+#[must_use]
+pub fn needs_more(src: &Meta, dst: &Meta, policy: &Policy) -> bool {
+    let is_unasked = |meta: &Meta| meta.unknown.has(Attrs::UNASKED);
+    // A listing calls symlinks files.
+    let is_link_or_not = (src.kind == Kind::Symlink) != (dst.kind == Kind::Symlink);
+    let may_be_links = is_link_or_not && src.size == dst.size;
+    if may_be_links && src.kind != Kind::Dir && dst.kind != Kind::Dir {
+        return is_unasked(src) || is_unasked(dst);
+    }
+    let are_files = src.kind == Kind::File && dst.kind == Kind::File;
+    let is_left_out =
+        policy.only_missing || !(policy.size_min..=policy.size_max).contains(&src.size);
+    if !(is_unasked(src) || is_unasked(dst)) || !are_files || is_left_out {
+        return false;
+    }
+    if policy.keep_newer {
+        // An object has been written since the source was: it cannot be that the source is newer.
+        let is_written_since = !is_unasked(src) && dst.mtime >= src.mtime;
+        return src.size != dst.size || !is_written_since;
+    }
+    src.size == dst.size && !policy.copy_always
+}
+
 /// The verdict after [`Action::CompareContents`], now that the contents are known.
 #[must_use]
 pub fn decide_contents(src: &Meta, dst: &Meta, contents_equal: bool, policy: &Policy) -> Action {
@@ -162,7 +203,7 @@ pub fn is_incomplete(mtime: Time) -> bool {
 }
 
 fn decide_file(src: &Meta, dst: &Meta, policy: &Policy) -> Action {
-    let times_equal = policy.times_equal(src.mtime, dst.mtime);
+    let times_equal = policy.mtimes_agree(src, dst);
     if is_incomplete(dst.mtime) && !times_equal {
         return Action::Replace;
     }

@@ -39,12 +39,17 @@ pub struct Entry {
     nlink: u32,
     name_start: u32,
     name_len: u8,
-    has_holes: bool,
+    marks: u8,
     unknown: Attrs,
     /// A symlink of the source that is taken for what it leads to.
     pub followed: bool,
     pub state: State,
 }
+
+/// A mark of an entry: it has holes.
+const HOLES: u8 = 1;
+/// Another: its listing told what there is to know at first, and it is in place. See [`Entry::tell`].
+const TOLD: u8 = 2;
 
 /// The target of the design: entries of millions of files must fit in memory beside their names.
 const _: () = assert!(size_of::<Entry>() <= 96);
@@ -95,7 +100,7 @@ impl Entry {
             ino: self.ino,
             dev,
             rdev,
-            has_holes: self.has_holes,
+            has_holes: self.marks & HOLES != 0,
             unknown: self.unknown,
         })
     }
@@ -117,9 +122,33 @@ impl Entry {
         self.uid = meta.uid;
         self.gid = meta.gid;
         self.nlink = meta.nlink;
-        self.has_holes = meta.has_holes;
+        self.marks = HOLES * u8::from(meta.has_holes);
         self.unknown = meta.unknown;
         self.state = State::Known;
+    }
+
+    /// Takes over what a listing tells, for when the entry is asked for.
+    pub fn tell(&mut self, meta: &Meta) {
+        self.fill(meta);
+        self.state = State::Named;
+        self.marks |= TOLD;
+    }
+
+    /// Has an entry be asked for what its listing did not tell.
+    pub fn ask_again_if_unasked(&mut self) {
+        if self.unknown.has(Attrs::UNASKED) {
+            self.state = State::Wanted;
+        }
+    }
+
+    /// What the listing told becomes known, once. `false` when it told nothing, or when that has not been enough.
+    pub fn take_told(&mut self) -> bool {
+        let told = self.marks & TOLD != 0;
+        self.marks &= !TOLD;
+        if told {
+            self.state = State::Known;
+        }
+        told
     }
 }
 
@@ -160,11 +189,26 @@ impl Listing {
             nlink: 0,
             name_start,
             name_len,
-            has_holes: false,
+            marks: 0,
             unknown: Attrs::NONE,
             followed: false,
             state: State::Named,
         });
+        true
+    }
+
+    /// Adds an entry of another listing, with what is known of it. Refused as in [`Listing::push`].
+    pub fn push_from(&mut self, other: &Self, entry: &Entry) -> bool {
+        if !self.push(other.name(entry), entry.ino, None) {
+            return false;
+        }
+        if let Some(added) = self.entries.last_mut() {
+            let name_start = added.name_start;
+            *added = Entry {
+                name_start,
+                ..*entry
+            };
+        }
         true
     }
 

@@ -22,6 +22,8 @@ use crate::transfer::temp;
 const SAMPLE_MAX: usize = 1000;
 /// Names that the sample is taken from at most; reading a million takes a third of a second on a local filesystem.
 const NAMES_MAX: usize = 1 << 20;
+/// The same where a thousand names take the time of a request.
+const SLOW_NAMES_MAX: usize = 10_000;
 /// With fewer entries in the destination's root, losing most of them is ordinary (a build folder, a handful of dumps),
 /// and looking at what would be deleted is easy.
 const ENTRIES_MIN: usize = 16;
@@ -90,7 +92,7 @@ fn refuse_inside(
 pub(super) fn refuse_emptied_source(
     job: &Job,
     source: Looked<'_>,
-    dest: &Root,
+    dest: Looked<'_>,
 ) -> Result<(), StartError> {
     if job.task != Task::Sync || job.delete == Delete::Never || job.force_delete {
         return Ok(());
@@ -110,13 +112,14 @@ pub(super) fn refuse_emptied_source(
         judge.is_some_and(|judge| judge.protects(name.to_bytes(), kind) == Some(true))
     };
     // A root that cannot be listed is told by the run, which deletes nothing in it then.
-    let Ok(loss) = Loss::expected(source, &dest.handle, is_protected) else {
+    let Ok(loss) = Loss::expected(source, dest, is_protected) else {
         return Ok(());
     };
     let Some(what) = loss.alarming() else {
         return Ok(());
     };
-    let (source, dest) = (job.source.display(), dest.path.display());
+    let dest = job.dest.as_deref().unwrap_or(Path::new("")).display();
+    let source = job.source.display();
     Err(StartError::location(format!(
         "refused to delete: source '{source}' {what} destination '{dest}'; is it mounted, and the right directory? --force-delete deletes all the same"
     )))
@@ -127,6 +130,8 @@ pub(super) fn refuse_emptied_source(
 pub(super) struct Looked<'a> {
     pub(super) root: &'a Handle,
     pub(super) ask: &'a dyn Fn(Op) -> Outcome,
+    /// A page of names takes its time.
+    pub(super) is_slow: bool,
 }
 
 impl<'a> Looked<'a> {
@@ -134,6 +139,7 @@ impl<'a> Looked<'a> {
         Self {
             root,
             ask: &inline::run,
+            is_slow: false,
         }
     }
 }
@@ -152,7 +158,7 @@ impl Loss {
     /// `stays` knows what filter rules protect.
     fn expected(
         source: Looked<'_>,
-        dest: &Handle,
+        dest: Looked<'_>,
         mut stays: impl FnMut(&CStr, Option<Kind>) -> bool,
     ) -> Result<Self, OpError> {
         // A temporary file of an earlier run goes in any case, and is nobody's loss.
@@ -223,15 +229,20 @@ fn is_empty(dir: Looked<'_>) -> Result<bool, OpError> {
 /// Up to [`SAMPLE_MAX`] names of a directory that `counts` accepts: those with the smallest hashes, so that the order in
 /// which the filesystem lists them (often by age) does not matter, and the same names always give the same sample.
 fn sample(
-    dir: &Handle,
+    dir: Looked<'_>,
     mut counts: impl FnMut(&CStr, Option<Kind>) -> bool,
 ) -> Result<Vec<CString>, OpError> {
-    let dir = reopen(Looked::local(dir))?;
+    let root = &reopen(dir)?;
+    let names_max = if dir.is_slow {
+        SLOW_NAMES_MAX
+    } else {
+        NAMES_MAX
+    };
     let mut smallest: BinaryHeap<(u64, CString)> = BinaryHeap::new();
     let (mut listing, mut seen) = (Listing::default(), 0);
     loop {
         let more;
-        (listing, more) = read(Looked::local(&dir), listing)?;
+        (listing, more) = read(Looked { root, ..dir }, listing)?;
         for entry in &listing.entries {
             let name = listing.name(entry);
             let mut hasher = DefaultHasher::new();
@@ -248,7 +259,7 @@ fn sample(
         }
         seen += listing.len();
         listing.clear();
-        if !more || seen >= NAMES_MAX {
+        if !more || seen >= names_max {
             return Ok(smallest.into_iter().map(|(_, name)| name).collect());
         }
     }
@@ -325,12 +336,13 @@ mod tests {
             }
         }
         std::fs::write(dest.join(".a file.rs-0123abcd"), "").unwrap();
-        let loss =
-            Loss::expected(Looked::local(&handle(source)), &handle(dest), |_, _| false).unwrap();
+        let [source, dest] = &[source, dest].map(handle);
+        let [source, dest] = [source, dest].map(Looked::local);
+        let expected = || Loss::expected(source, dest, |_, _| false).unwrap();
+        let loss = expected();
         assert_eq!((loss.source_is_empty, loss.sampled), (false, SAMPLE_MAX));
         assert!((600..=733).contains(&loss.missing), "{loss:?}");
-        let again =
-            Loss::expected(Looked::local(&handle(source)), &handle(dest), |_, _| false).unwrap();
+        let again = expected();
         assert_eq!(loss, again);
     }
 }

@@ -111,6 +111,14 @@ impl Hands for LaneHands {
                 add(work.directory(step).await);
             })
             .await;
+            let keeps = plan.source.is_empty()
+                && (dirs.node.presence == Presence::Made || !plan.removals.is_empty());
+            if let (true, false, Some(dest)) = (keeps, self.options.dry_run, &dirs.dest)
+                && dirs.node.job == Job::Sync
+                && let Err(failure) = self.lane.keep_empty_dir(dest).await
+            {
+                shard.report(&dirs.node, error(failure, dirs.node.path()));
+            }
             children.into_inner()
         })
     }

@@ -24,16 +24,21 @@ pub(super) struct Root {
 
 /// The source, and the destination where there is one to write to: it is made when it is missing.
 pub(super) fn open(job: &Job) -> Result<(Root, Option<Root>), StartError> {
-    let source = open_root(&job.source, "source")?;
+    let source = open_source(job)?;
     let Some(path) = &job.dest else {
         return Ok((source, None));
     };
     let dest = open_dest(job, Some(&source), path)?;
     if let Some(dest) = &dest {
         guards::refuse_overlap(job, &source, dest)?;
+        let dest = Looked::local(&dest.handle);
         guards::refuse_emptied_source(job, Looked::local(&source.handle), dest)?;
     }
     Ok((source, dest))
+}
+
+pub(super) fn open_source(job: &Job) -> Result<Root, StartError> {
+    open_root(&job.source, "source")
 }
 
 /// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.

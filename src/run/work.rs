@@ -378,7 +378,16 @@ impl Work<'_> {
                 Kind::File => {
                     let spread = SpreadOverShards(self.shard);
                     let copy = async || lane.copy_file(place, wanted, existing, &spread).await;
-                    let copied = self.until_done(place, copy).await?;
+                    let copied = match self.until_done(place, copy).await {
+                        Err(failure) if failure.is_other_than_listed(wanted) => {
+                            let wanted = lane.stat_in_source(place).await?;
+                            if wanted.kind != Kind::Symlink {
+                                return Err(failure);
+                            }
+                            return Box::pin(self.make(place, &wanted, existing, what)).await;
+                        }
+                        copied => copied?,
+                    };
                     let tally = self.shard.tally();
                     if copied.cloned {
                         tally.bytes_cloned.add(copied.bytes);

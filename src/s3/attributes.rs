@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_s3::primitives::DateTime;
 
+use crate::io::Change;
 use crate::model::{Attrs, Kind, Meta, Time};
 
 /// `--s3-metadata`: where the attributes of files are.
@@ -47,11 +48,53 @@ impl Listed {
 }
 
 const MODE_PERMISSIONS: u32 = 0o7777;
+const MODE_TYPE: u32 = 0o170_000;
+/// Of what nobody was asked about.
+const NOTHING_KNOWN: Attrs = Attrs::all();
 /// Of files and directories that nobody gave a mode.
 const FILE_MODE: u32 = 0o644;
 const DIR_MODE: u32 = 0o755;
 
 impl Form {
+    /// What a listing tells of a file. `asks`: whether its object would tell more.
+    pub(super) fn listed(self, listed: &Listed, dev: u64, asks: bool) -> Meta {
+        let mut meta = self.file(listed, &HashMap::new(), dev);
+        if asks && self != Self::None {
+            meta.unknown = NOTHING_KNOWN;
+        }
+        meta
+    }
+
+    /// The metadata of an object that stands for what `kind` and `change` tell.
+    pub(super) fn metadata(self, kind: Kind, change: &Change) -> HashMap<String, String> {
+        let mut metadata = HashMap::new();
+        let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+        if self == Self::None {
+            return metadata;
+        }
+        if let Some(mtime) = change.mtime {
+            put("mtime", in_seconds(mtime));
+            if self == Self::Posix {
+                put("file-mtime", format!("{}ns", mtime.as_nanos()));
+            }
+        }
+        if self == Self::Posix {
+            // On Linux a symlink has no mode of its own.
+            let link_mode = (kind == Kind::Symlink).then_some(0o777);
+            if let Some(mode) = link_mode.or(change.mode) {
+                let mode = kind.mode_bits() | mode & MODE_PERMISSIONS;
+                put("file-permissions", format!("{mode:07o}"));
+            }
+            if let Some(uid) = change.uid {
+                put("file-owner", uid.to_string());
+            }
+            if let Some(gid) = change.gid {
+                put("file-group", gid.to_string());
+            }
+        }
+        metadata
+    }
+
     /// The file that an object stands for. Without a time of its own it has that of the object, as in other tools.
     pub(super) fn file(
         self,
@@ -77,6 +120,9 @@ impl Form {
                 meta.mtime = mtime.unwrap_or(meta.mtime);
                 let octal = |text: &str| u32::from_str_radix(text.trim(), 8).ok();
                 if let Some(mode) = value("file-permissions").and_then(octal) {
+                    if mode & MODE_TYPE == Kind::Symlink.mode_bits() {
+                        meta.kind = Kind::Symlink;
+                    }
                     meta.mode = mode & MODE_PERMISSIONS;
                     meta.unknown = meta.unknown - Attrs::MODE;
                 }
@@ -92,6 +138,13 @@ impl Form {
         }
         meta
     }
+}
+
+/// A file that nobody has given anything yet.
+pub(super) fn unwritten(dev: u64) -> Meta {
+    let mut meta = bare(Kind::File, b"", dev);
+    meta.unknown = NOTHING_KNOWN;
+    meta
 }
 
 /// A directory: it is there because keys are, and nobody knows more of it.
@@ -140,6 +193,16 @@ fn seconds(text: &str) -> Option<Time> {
     Some(Time { sec, nsec })
 }
 
+fn in_seconds(time: Time) -> String {
+    let Time { sec, nsec } = time;
+    if sec < 0 && nsec > 0 {
+        let whole = sec + 1;
+        let sign = if whole == 0 { "-" } else { "" };
+        return format!("{sign}{whole}.{:09}", 1_000_000_000 - nsec);
+    }
+    format!("{sec}.{nsec:09}")
+}
+
 /// A number with its unit, `ns` or `ms`; without one, seconds.
 fn with_unit(text: &str) -> Option<Time> {
     let text = text.trim();
@@ -185,12 +248,16 @@ mod tests {
             ("1600350600.1234567891", at(1_600_350_600, 123_456_789)),
             ("1600350600", at(1_600_350_600, 0)),
             ("-1.25", at(-2, 750_000_000)),
-            ("-0.5", at(-1, 500_000_000)),
+            ("-0.500000000", at(-1, 500_000_000)),
             ("yesterday", None),
             ("1.x", None),
             ("", None),
         ] {
             assert_eq!(seconds(text), time, "{text}");
+        }
+        for (sec, nsec) in [(0, 0), (5, 7), (-1, 500_000_000), (-2, 1), (-3, 0)] {
+            let time = Time { sec, nsec };
+            assert_eq!(seconds(&in_seconds(time)), Some(time));
         }
         for (text, time) in [
             ("1595002920000000001ns", at(1_595_002_920, 1)),

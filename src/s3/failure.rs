@@ -48,6 +48,16 @@ where
     }
 }
 
+/// The error of a part of a request that the server gives a code of its own.
+pub(super) fn of_code(code: &str) -> Errno {
+    tracing::warn!("a request failed: {code}");
+    match code {
+        "AccessDenied" => Errno::EACCES,
+        "InternalError" | "SlowDown" | "ServiceUnavailable" => Errno::EAGAIN,
+        _ => Errno::EIO,
+    }
+}
+
 fn of_status(status: u16) -> Errno {
     match status {
         404 => Errno::ENOENT,

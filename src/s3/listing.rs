@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::attributes::Listed;
 use super::failure::errno_of_list;
 use super::store::Store;
-use crate::error::Cause;
+use crate::error::{Cause, Side};
 use crate::model::listing::NAME_LEN_MAX;
 
 pub(super) const DELIMITER: &str = "/";
@@ -84,7 +84,8 @@ impl Cursor {
         let page = self.names_of(&found, prefix).ok_or(Errno::EPROTO)?;
         self.is_empty &= found.contents().is_empty() && found.common_prefixes().is_empty();
         self.ended = !is_truncated;
-        if self.ended && self.is_empty && !prefix.is_empty() {
+        let may_be_new = store.side == Side::Destination;
+        if self.ended && self.is_empty && !prefix.is_empty() && !may_be_new {
             return Err(Errno::ENOENT);
         }
         self.token = token;

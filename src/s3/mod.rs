@@ -2,14 +2,18 @@
 //! where the SDK needs its executor; shards wait for them as for every other call that takes its time.
 
 mod attributes;
+mod copy;
+mod delete;
+mod dir;
 mod failure;
 mod listing;
 mod object;
 mod store;
 mod tree;
+mod upload;
 mod url;
 
 pub use attributes::Form;
-pub use store::{Options, Store};
-pub use tree::{ObjectFs, root};
+pub use store::{Options, PART_BYTES, Store};
+pub use tree::{ObjectFs, Ways, root};
 pub use url::Url;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::attributes::Listed;
+use super::copy::Original;
 use super::failure::errno_of;
 use super::store::Store;
 use crate::model::Meta;
@@ -35,6 +36,8 @@ pub(super) struct Object {
     version: Listed,
     pub(super) meta: Meta,
     contents: Contents,
+    /// What the server can copy it by.
+    pub(super) original: Option<Arc<Original>>,
 }
 
 enum Contents {
@@ -54,7 +57,7 @@ struct Stream {
 impl Object {
     /// # Errors
     /// ENOENT, and others of [`errno_of`].
-    pub(super) async fn open(store: &Arc<Store>, key: String, dev: u64) -> Result<Self, Errno> {
+    pub(super) async fn open(store: &Arc<Store>, key: String) -> Result<Self, Errno> {
         let request = store.client.get_object().bucket(&store.bucket).key(&key);
         let asking = store.clone();
         let opened = store.run(async move {
@@ -82,7 +85,7 @@ impl Object {
             }
         });
         let (version, metadata, body) = opened.await?;
-        let meta = store.form.file(&version, &metadata, dev);
+        let meta = store.form.file(&version, &metadata, store.dev);
         let contents = match body {
             Ok(whole) if whole.len() as u64 == version.size => Contents::Whole(whole),
             Ok(_) => return Err(Errno::EPROTO),
@@ -102,6 +105,23 @@ impl Object {
             version,
             meta,
             contents,
+            original: None,
+        })
+    }
+
+    /// Opens an object that the server is to copy: its contents come only when somebody reads them all the same.
+    ///
+    /// # Errors
+    /// As [`Object::open`].
+    pub(super) async fn open_original(store: &Arc<Store>, key: String) -> Result<Self, Errno> {
+        let original = Original::find(store, key.clone()).await?;
+        Ok(Self {
+            store: store.clone(),
+            key,
+            meta: original.meta(store),
+            version: original.version.clone(),
+            contents: Contents::Parts(Mutex::default()),
+            original: Some(Arc::new(original)),
         })
     }
 

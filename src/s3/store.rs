@@ -1,6 +1,7 @@
 //! The connection to one bucket, and the threads that its requests run on.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -8,17 +9,21 @@ use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::RequestChecksumCalculation;
+use aws_sdk_s3::types::{ChecksumAlgorithm, EncodingType, ServerSideEncryption, StorageClass};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attributes::Form;
+use super::delete::Deleter;
 use super::failure::words;
 use super::url::Url;
+use crate::error::Side;
 
 /// A request is made so often; between them the SDK waits longer and longer.
 const ATTEMPTS_MAX: u32 = 6;
@@ -33,11 +38,13 @@ const REGION: &str = "us-east-1";
 const THREADS_MAX: usize = 16;
 /// Requests that wait for their answers: each has a connection, and a server has its limits.
 const REQUESTS_PER_THREAD: usize = 64;
+/// What contents that wait to be sent may take for each thread: four parts.
+const MEMORY_KIB_PER_THREAD: u32 = 64 << 10;
 /// Nobody waits long to be told that nobody is there.
 const FIRST_ATTEMPTS_MAX: u32 = 2;
 
 /// How to reach a bucket. What is not given comes from the environment and the files of the AWS tools.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub endpoint: Option<String>,
     pub region: Option<String>,
@@ -45,7 +52,17 @@ pub struct Options {
     /// Public buckets are read without credentials.
     pub unsigned: bool,
     pub form: Form,
+    /// Of objects that are written; the bucket's own when nothing is given.
+    pub storage_class: Option<String>,
+    /// `AES256` or `aws:kms`, and the key of the latter.
+    pub encryption: Option<String>,
+    pub encryption_key: Option<String>,
+    /// Objects go in parts of so many bytes, a power of two from 8 MiB on; the largest ones in larger ones.
+    pub part_bytes: u64,
 }
+
+/// What `Options::part_bytes` is when nobody says.
+pub const PART_BYTES: u64 = 16 << 20;
 
 /// A bucket that can be reached.
 pub struct Store {
@@ -54,6 +71,37 @@ pub struct Store {
     turns: Semaphore,
     pub(super) bucket: String,
     pub(super) form: Form,
+    pub(super) side: Side,
+    /// Tells this bucket from others, and from filesystems.
+    pub(super) dev: u64,
+    pub(super) storage_class: Option<StorageClass>,
+    pub(super) encryption: Option<ServerSideEncryption>,
+    pub(super) encryption_key: Option<String>,
+    pub(super) part_bytes: u64,
+    /// Whether contents are part of a request's signature: not where TLS guards them, and never instead of a checksum.
+    pub(super) signs_payloads: bool,
+    /// Of the parts of objects; none for servers that know none.
+    pub(super) checksum: Option<ChecksumAlgorithm>,
+    pub(super) deleter: Deleter,
+    /// What contents that wait to be sent may take, in KiB.
+    memory: Arc<Semaphore>,
+    memory_kib: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            profile: None,
+            unsigned: false,
+            form: Form::default(),
+            storage_class: None,
+            encryption: None,
+            encryption_key: None,
+            part_bytes: PART_BYTES,
+        }
+    }
 }
 
 impl Store {
@@ -61,7 +109,7 @@ impl Store {
     ///
     /// # Errors
     /// In words: what cannot be reached, read or found. A prefix that no key has does not exist.
-    pub fn connect(options: &Options, url: &Url, cores: usize) -> Result<Self, String> {
+    pub fn connect(options: &Options, url: &Url, side: Side, cores: usize) -> Result<Self, String> {
         let threads = cores.clamp(1, THREADS_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -69,33 +117,55 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
-        let client = runtime.block_on(client(options));
+        let (client, shared) = runtime.block_on(client(options));
+        let endpoint = shared.endpoint_url().unwrap_or("https");
+        let checks = shared.request_checksum_calculation();
+        let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
         let store = Self {
             runtime: Some(runtime),
             client,
+            side,
+            dev: match side {
+                Side::Source => u64::MAX,
+                Side::Destination => u64::MAX - 1,
+            },
+            storage_class: options.storage_class.as_deref().map(StorageClass::from),
+            encryption: options
+                .encryption
+                .as_deref()
+                .map(ServerSideEncryption::from),
+            encryption_key: options.encryption_key.clone(),
+            part_bytes: options.part_bytes,
+            signs_payloads: !endpoint.starts_with("https"),
+            checksum: (checks != Some(RequestChecksumCalculation::WhenRequired))
+                .then_some(ChecksumAlgorithm::Crc32),
+            deleter: Deleter::default(),
+            memory: Arc::new(Semaphore::new(memory_kib as usize)),
+            memory_kib,
             turns: Semaphore::new(threads * REQUESTS_PER_THREAD),
             bucket: url.bucket.clone(),
             form: options.form,
         };
         store
-            .look(url)
+            .look(url, side)
             .map_err(|why| format!("cannot list '{url}': {why}"))?;
         Ok(store)
     }
 
-    fn look(&self, url: &Url) -> Result<(), String> {
+    fn look(&self, url: &Url, side: Side) -> Result<(), String> {
         let request = self
             .client
             .list_objects_v2()
             .bucket(&self.bucket)
             .prefix(&url.prefix)
+            .encoding_type(EncodingType::Url)
             .max_keys(1)
             .customize()
             .config_override(retries(FIRST_ATTEMPTS_MAX));
         let found = self.block_on(request.send());
         let found = found.map_err(|error| words(&error))?;
         let is_empty = found.contents().is_empty() && found.is_truncated() != Some(true);
-        if is_empty && !url.prefix.is_empty() {
+        if is_empty && !url.prefix.is_empty() && side == Side::Source {
             return Err(format!("no key begins with '{}'", url.prefix));
         }
         Ok(())
@@ -145,6 +215,17 @@ impl Store {
         })
     }
 
+    /// Waits for memory for contents that are to be sent: so many bytes, or all there is.
+    pub(super) async fn memory(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let memory = self.memory.clone();
+        // Closed only with the store.
+        memory
+            .acquire_many_owned(kib.min(self.memory_kib))
+            .await
+            .ok()
+    }
+
     /// Starts something that goes on beside its starter.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime().spawn(work);
@@ -165,7 +246,7 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options) -> Client {
+async fn client(options: &Options) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -202,5 +283,5 @@ async fn client(options: &Options) -> Client {
     let is_compatible =
         shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
     let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(is_compatible);
-    Client::from_conf(config.build())
+    (Client::from_conf(config.build()), shared)
 }

@@ -147,9 +147,8 @@ impl Splitter<'_> {
         let mut is_whole = true;
         let complete = loop {
             for entry in &listing.entries {
-                let name = listing.name(entry);
-                let to = self.shard.shared.place_of(name.to_bytes());
-                batches[to].push(name, entry.ino, entry.kind());
+                let to = self.shard.shared.place_of(listing.name_bytes(entry));
+                batches[to].push_from(&listing, entry);
                 if batches[to].len() >= BATCH {
                     let batch = std::mem::take(&mut batches[to]);
                     self.send(to, body_of(side, batch)).await;

@@ -15,6 +15,7 @@ use super::skip::Seen;
 use super::{Dirs, Mode, Shard, sift, skip};
 use crate::error::{Cause, Error, OpKind, Side};
 use crate::io::Handle;
+use crate::model::compare::needs_more;
 use crate::model::filter::{Extent, Judge};
 use crate::model::unchanged::Contents;
 use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, decide};
@@ -198,7 +199,11 @@ impl Part {
             }
             found.push(position);
         }
-        let batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
+        let mut batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
+        if !names_only && self.want_more(shard, dir.dev(), &mut batch, &found) {
+            batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
+            self.ask_more_of_source(shard, &found).await;
+        }
         for (entry, position) in batch.entries.iter().zip(found) {
             self.report_failed_stat(shard, Side::Destination, &batch, entry);
             match position {
@@ -207,6 +212,51 @@ impl Part {
             }
         }
         batch
+    }
+
+    /// Marks the pairs, of an entry and a `found` position in the source, that cannot be decided about by what listings told.
+    fn want_more(
+        &mut self,
+        shard: &Shard,
+        dest_dev: u64,
+        batch: &mut Listing,
+        found: &[Option<usize>],
+    ) -> bool {
+        let policy = &shard.shared.options.policy;
+        let mut any = false;
+        for (dest, position) in batch.entries.iter_mut().zip(found) {
+            let Some(position) = *position else { continue };
+            let source = &mut self.plan.source.entries[position];
+            let metas = (source.meta(self.plan.source_dev), dest.meta(dest_dev));
+            let (Some(source_meta), Some(dest_meta)) = metas else {
+                continue;
+            };
+            if needs_more(&source_meta, &dest_meta, policy) {
+                any = true;
+                source.ask_again_if_unasked();
+                dest.ask_again_if_unasked();
+            }
+        }
+        any
+    }
+
+    /// The same entries of the source; they lie together, where both sides are listed in one order.
+    async fn ask_more_of_source(&mut self, shard: &Rc<Shard>, found: &[Option<usize>]) {
+        let Some(dir) = self.dirs.source.clone() else {
+            return;
+        };
+        let entries = &self.plan.source.entries;
+        let wanted = |at: &usize| entries[*at].state == State::Wanted;
+        let asked: Vec<usize> = found.iter().flatten().copied().filter(wanted).collect();
+        let Some(&first) = asked.iter().min() else {
+            return;
+        };
+        let listing = std::mem::take(&mut self.plan.source);
+        self.plan.source = stat_all(shard, &shard.source, &dir, listing, first).await;
+        for at in asked {
+            let source = &self.plan.source;
+            self.report_failed_stat(shard, Side::Source, source, &source.entries[at]);
+        }
     }
 
     /// Source and destination have the name.

@@ -33,7 +33,7 @@ impl Lane {
     pub(super) fn change_for(&self, wanted: &Meta, now: &Meta, existed: Option<&Meta>) -> Change {
         let policy = &self.options.policy;
         let carried = policy.carried_of(wanted);
-        let sets = |attr, differs: bool| carried.has(attr) && differs;
+        let sets = |attr, differs| carried.has(attr) && (differs || now.unknown.has(attr));
         let uid = sets(Attrs::OWNER, wanted.uid != now.uid).then_some(wanted.uid);
         let gid = sets(Attrs::GROUP, wanted.gid != now.gid).then_some(wanted.gid);
         let mode = if carried.has(Attrs::MODE) {
@@ -44,7 +44,8 @@ impl Lane {
         // chown clears setuid and setgid, so those are set again after it.
         let chowned_away = (uid.is_some() || gid.is_some()) && mode & 0o6000 != 0;
         // On Linux a symlink has no mode of its own.
-        let sets_mode = wanted.kind != Kind::Symlink && (mode != now.mode || chowned_away);
+        let is_other_mode = mode != now.mode || now.unknown.has(Attrs::MODE);
+        let sets_mode = wanted.kind != Kind::Symlink && (is_other_mode || chowned_away);
         Change {
             uid,
             gid,
@@ -52,6 +53,14 @@ impl Lane {
             xattrs: XattrChange::default(),
             mtime: carried.has(Attrs::TIMES).then_some(wanted.mtime),
         }
+    }
+
+    /// What a name of the source is.
+    ///
+    /// # Errors
+    /// What failed on the source.
+    pub async fn stat_in_source(&self, place: Place<'_>) -> Result<Meta, Failure> {
+        self.stat_source(place.source_target()).await
     }
 
     async fn xattrs(&self, side: Side, target: Target) -> Result<Xattrs, Failure> {

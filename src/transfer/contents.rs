@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::buffers::{BUFFER_BYTES, Buffers};
 use super::large::LARGE_BYTES_MIN;
 use super::partial::Partial;
-use super::{Copied, Failure, Lane, Reflink, Spread};
+use super::{Copied, Failure, Lane, Reflink, Spread, WriteMode};
 use crate::error::Side;
 use crate::io::{Buffer, DIRECT_BYTES, Fs, Handle, Op, OpError, Reply};
 use crate::model::Meta;
@@ -348,7 +348,8 @@ impl Lane {
             cancel: &self.cancel,
         };
         let is_large = size >= LARGE_BYTES_MIN;
-        if is_large || method.needs_size_first() {
+        let is_whole = self.options.write_mode == WriteMode::Whole;
+        if is_large || is_whole || method.needs_size_first() {
             let file = dest.clone();
             self.on_dest(Op::Truncate { file, len: size }).await?;
         }

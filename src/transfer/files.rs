@@ -29,6 +29,8 @@ pub(super) enum Landing {
     Final,
     /// An existing file.
     InPlace,
+    /// Nowhere that anybody could see: it gets its name when it is closed.
+    Closing,
 }
 
 /// A file that is not complete yet.
@@ -46,8 +48,24 @@ struct Filled {
     copied: Copied,
     /// The source looked the same before and after.
     settled: bool,
+    /// All that the source had at first has come.
+    whole: bool,
     /// What was read back is what the source has; also true when nobody asked.
     faithful: bool,
+}
+
+impl Filled {
+    /// `before` and `after`: how the source looked.
+    fn new(copied: Copied, before: &Meta, after: &Meta, faithful: bool) -> Self {
+        let whole = copied.bytes >= before.size;
+        let settled = whole && after.size == before.size && after.mtime == before.mtime;
+        Self {
+            copied,
+            settled,
+            whole,
+            faithful,
+        }
+    }
 }
 
 impl Lane {
@@ -91,7 +109,12 @@ impl Lane {
             let made = self
                 .make_file(place, (&source, &before), existing, kept)
                 .await?;
-            let filled = self.fill(&source, &before, &made, existing, spread).await;
+            let filled = if made.landing == Landing::Closing {
+                self.fill_closing(&source, &before, &made, existing, spread)
+                    .await
+            } else {
+                self.fill(&source, &before, &made, existing, spread).await
+            };
             self.close_source(source).await;
             let filled = match filled {
                 Ok(filled) => filled,
@@ -122,9 +145,22 @@ impl Lane {
                 self.abandon(place, &made).await;
                 return Err(verify::corrupted());
             }
+            let closing = made.landing == Landing::Closing;
+            if closing && !filled.whole {
+                self.abandon(place, &made).await;
+                return Err(changing());
+            }
             let mut copied = filled.copied;
             copied.unsettled = !filled.settled;
             self.install(place, made, existing).await?;
+            if closing && self.options.verify && !self.contents_equal_at(place).await? {
+                corrupt += 1;
+                if corrupt < verify::COPIES_MAX {
+                    continue;
+                }
+                self.unlink_if_there(place.dest, place.name).await?;
+                return Err(verify::corrupted());
+            }
             return Ok(copied);
         }
     }
@@ -157,6 +193,10 @@ impl Lane {
         existing: Option<&Meta>,
         kept: &mut Kept,
     ) -> Result<Made, Failure> {
+        if self.options.write_mode == WriteMode::Whole {
+            let (name, mode) = (place.name.to_owned(), self.mode_to_make(source));
+            return self.create(place.dest, name, mode, Landing::Closing).await;
+        }
         if self.options.write_mode == WriteMode::Atomic {
             return match self.make_partial(place, (file, source)).await? {
                 Some(made) => Ok(made),
@@ -334,13 +374,27 @@ impl Lane {
             // The source may have changed between being copied and being compared.
             after = self.stat_source(Target::Open(source.clone())).await?;
         }
-        let whole = copied.bytes >= before.size;
-        let settled = whole && after.size == before.size && after.mtime == before.mtime;
-        Ok(Filled {
-            copied,
-            settled,
-            faithful,
-        })
+        Ok(Filled::new(copied, before, &after, faithful))
+    }
+
+    /// Attributes, then contents: they go together, and nothing of them is seen before the file is closed. Only then can it
+    /// be read back.
+    async fn fill_closing(
+        &self,
+        source: &Handle,
+        before: &Meta,
+        made: &Made,
+        existing: Option<&Meta>,
+        spread: &dyn Spread,
+    ) -> Result<Filled, Failure> {
+        let kept = existing.filter(|meta| meta.kind == Kind::File);
+        self.dress_file(source, before, &made.file, &made.meta, kept)
+            .await?;
+        let copied = self
+            .copy_contents(source, &made.file, before, None, spread)
+            .await?;
+        let after = self.stat_source(Target::Open(source.clone())).await?;
+        Ok(Filled::new(copied, before, &after, true))
     }
 
     pub(super) async fn stat_source(&self, target: Target) -> Result<Meta, Failure> {
@@ -381,6 +435,13 @@ impl Lane {
             partial,
             ..
         } = made;
+        if landing == Landing::Closing
+            && let Err(failure) = self.clear_way(place).await
+        {
+            self.give_up(file).await;
+            return Err(failure);
+        }
+        let kept = file.clone();
         let installed = match self.on_dest(Op::Close { file }).await {
             Ok(_) if landing == Landing::Temp => self.replace(place, name.clone(), existing).await,
             Ok(_) => Ok(()),
@@ -388,7 +449,9 @@ impl Lane {
         };
         self.forget_partial(partial);
         if installed.is_err() {
-            if landing == Landing::InPlace {
+            if landing == Landing::Closing {
+                self.give_up(kept).await;
+            } else if landing == Landing::InPlace {
                 if let Ok((inode, _)) = self.open_place(place.dest, name).await {
                     self.mark_incomplete(inode).await;
                 }
@@ -401,10 +464,18 @@ impl Lane {
 
     /// After an attempt that failed: nothing of it stays, or what stays cannot be taken for complete.
     async fn abandon(&self, place: Place<'_>, made: &Made) {
-        if made.landing == Landing::InPlace {
+        if made.landing == Landing::Closing {
+            self.give_up(made.file.clone()).await;
+        } else if made.landing == Landing::InPlace {
             self.mark_incomplete(made.file.clone()).await;
         } else {
             self.discard(place.dest, &made.name).await;
+        }
+    }
+
+    async fn give_up(&self, file: Handle) {
+        if let Err(failure) = self.on_dest(Op::Discard { file }).await {
+            tracing::debug!(?failure, "what was written of a file may stay");
         }
     }
 
@@ -428,6 +499,10 @@ impl Lane {
     /// What could not be opened or read.
     pub async fn files_equal(&self, place: Place<'_>) -> Result<bool, Failure> {
         let _permit = self.files.acquire().await;
+        self.contents_equal_at(place).await
+    }
+
+    async fn contents_equal_at(&self, place: Place<'_>) -> Result<bool, Failure> {
         let (source, _) = self.open_source(place).await?;
         let (at, name) = (place.dest.clone(), place.name.to_owned());
         let links = Links::Refuse;
@@ -444,6 +519,15 @@ impl Lane {
             Err(failure) if !failure.is(Errno::ENOENT) => Err(failure),
             _ => Ok(()),
         }
+    }
+}
+
+/// It was never the same for long enough.
+fn changing() -> Failure {
+    Failure {
+        op: OpKind::Read,
+        side: Side::Source,
+        cause: Cause::Changing,
     }
 }
 

@@ -66,6 +66,8 @@ pub enum WriteMode {
     Direct,
     /// The same for new files; existing ones are overwritten where they are, and all links to them see it.
     InPlace,
+    /// Under the final name, which a file gets when it is closed and not before: what buckets do.
+    Whole,
 }
 
 /// `--reflink`.
@@ -147,6 +149,12 @@ impl Failure {
             side: Side::Destination,
             cause: Cause::LoopIntoSource,
         }
+    }
+
+    /// Whether a listing that told `wanted` had called something a file that is none: it does not know symlinks.
+    pub(crate) fn is_other_than_listed(&self, wanted: &Meta) -> bool {
+        let is_unasked = wanted.unknown.has(Attrs::UNASKED);
+        is_unasked && self.side == Side::Source && self.cause == Cause::Replaced
     }
 
     fn is(&self, errno: Errno) -> bool {
@@ -277,6 +285,17 @@ impl Lane {
         let (at, name) = (dest.clone(), name.to_owned());
         self.on_dest(Op::MakeDir { at, name, mode }).await?;
         Ok(())
+    }
+
+    /// Sees to it that a directory stays which has nothing in it, where directories are there only by what is in them.
+    ///
+    /// # Errors
+    /// The operation that failed on the destination.
+    pub async fn keep_empty_dir(&self, dest: &Handle) -> Result<(), Failure> {
+        if self.options.write_mode != WriteMode::Whole {
+            return Ok(());
+        }
+        self.make_dir(dest, c".", PRIVATE_DIR).await
     }
 
     /// The mode of a new directory until it has that of the source; where nobody knows one, for good.

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use nix::errno::Errno;
 
 use super::backup::Kept;
-use super::{Failure, Lane, Place};
+use super::{Failure, Lane, Place, WriteMode};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply};
 use crate::model::Meta;
@@ -86,7 +86,11 @@ impl Lane {
         existing: Option<&Meta>,
         op: impl Fn(Handle, CString) -> Op,
     ) -> Result<(), Failure> {
-        if existing.is_none() && place.way.is_none() {
+        let is_whole = self.options.write_mode == WriteMode::Whole;
+        if is_whole {
+            self.clear_way(place).await?;
+        }
+        if is_whole || existing.is_none() && place.way.is_none() {
             match self
                 .on_dest(op(place.dest.clone(), place.name.to_owned()))
                 .await

@@ -27,6 +27,7 @@ impl Lane {
         }
         let is_atomic = match self.options.write_mode {
             WriteMode::Atomic => true,
+            WriteMode::Whole => return None,
             WriteMode::Direct | WriteMode::InPlace => {
                 if existing.is_some() || place.way.is_some() {
                     return None;

@@ -70,7 +70,7 @@ impl Part {
     pub(in crate::shard) fn append_source(&mut self, names: &Listing) -> bool {
         let source = &mut self.plan.source;
         let mut entries = names.entries.iter();
-        let all = entries.all(|entry| source.push(names.name(entry), entry.ino, entry.kind()));
+        let all = entries.all(|entry| source.push_from(names, entry));
         self.hold_lease();
         all
     }

@@ -1,104 +1,13 @@
-//! Buckets as sources: what is in them arrives, whatever the server does meanwhile, and nothing else does.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "support/s3.rs"]
-mod s3;
-mod support;
+//! Buckets as sources.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 
-use s3::{Fault, MODIFIED, Request, Server};
-use support::{Outcome, Scratch, is_root, run};
-
-const RCLONE: &[(&str, &str)] = &[("mtime", "1600000000.25")];
-const POSIX: &[(&str, &str)] = &[
-    ("file-mtime", "1600000000500ms"),
-    ("file-permissions", "0100640"),
-];
-
-struct Scene {
-    server: Server,
-    scratch: Scratch,
-    dst: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let dst = scratch.path().join("dst");
-        Self {
-            server: Server::start(),
-            scratch,
-            dst,
-        }
-    }
-
-    fn run(&self, command: &str, source: &str, options: &[&str]) -> Outcome {
-        let mut ringsync = support::command(support::BINARY, &[command, source]);
-        if command != "scan" {
-            ringsync.arg(&self.dst);
-        }
-        // Nobody's own settings have a say.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
-            ringsync.env_remove(name);
-        }
-        ringsync
-            .args(["--endpoint-url", &self.server.url()])
-            .args(options)
-            .env("HOME", self.scratch.path())
-            .env("AWS_ACCESS_KEY_ID", "key")
-            .env("AWS_SECRET_ACCESS_KEY", "secret");
-        run(ringsync)
-    }
-
-    fn sync(&self, options: &[&str]) -> Outcome {
-        self.run("sync", "s3://bucket/p", options)
-    }
-
-    /// Paths of files below the destination.
-    fn files(&self) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        collect(&self.dst, &self.dst, &mut found);
-        found
-    }
-
-    fn read(&self, path: &str) -> Vec<u8> {
-        fs::read(self.dst.join(path)).unwrap()
-    }
-}
-
-fn collect(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(root, &path, found);
-        } else {
-            let path = path.strip_prefix(root).unwrap();
-            found.insert(path.to_str().unwrap().to_owned());
-        }
-    }
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 7_u64;
-    let bytes = std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        state.to_be_bytes()[0]
-    });
-    bytes.take(len).collect()
-}
-
-fn heads(seen: &[Request]) -> usize {
-    seen.iter()
-        .filter(|asked| matches!(asked, Request::Head(_)))
-        .count()
-}
+use crate::server::{Fault, MODIFIED, Request};
+use crate::support::is_root;
+use crate::{POSIX, RCLONE, Scene, heads, noise};
 
 #[test]
 fn a_bucket_becomes_a_tree() {
@@ -568,16 +477,6 @@ fn what_buckets_cannot_do_is_refused() {
         told.describe()
     );
     assert!(!scene.dst.exists());
-    let mut upload = support::command(support::BINARY, &["sync"]);
-    upload.arg(scene.scratch.path()).arg("s3://bucket/x");
-    let told = run(upload);
-    assert!(
-        told.exits(3)
-            .err()
-            .contains("a bucket can be the source only"),
-        "{}",
-        told.describe()
-    );
 }
 
 #[test]

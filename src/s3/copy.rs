@@ -1,0 +1,234 @@
+//! Objects that the server copies: to another key, or onto themselves with other metadata.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::{CompletedPart, MetadataDirective};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use nix::errno::Errno;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::attributes::Listed;
+use super::dir::head;
+use super::failure::errno_of;
+use super::store::Store;
+use super::upload::Upload;
+use crate::io::Change;
+use crate::model::Meta;
+
+/// Objects of up to so many parts are copied as a whole: a server takes some seconds for a gigabyte.
+const WHOLE_PARTS_MAX: u64 = 16;
+/// Parts of one object that are copied at once.
+const PARTS_AT_ONCE: usize = 16;
+/// What a key keeps of itself in a header.
+const KEY: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// An object as it is, which the server can make others of.
+#[derive(Debug)]
+pub(super) struct Original {
+    bucket: String,
+    key: String,
+    pub(super) version: Listed,
+    about: About,
+}
+
+/// What an object has besides its contents.
+#[derive(Clone, Debug, Default)]
+pub(super) struct About {
+    metadata: HashMap<String, String>,
+    content_type: Option<String>,
+    content_encoding: Option<String>,
+    content_language: Option<String>,
+    content_disposition: Option<String>,
+    cache_control: Option<String>,
+}
+
+impl About {
+    fn of(answer: HeadObjectOutput) -> Self {
+        Self {
+            metadata: answer.metadata.unwrap_or_default(),
+            content_type: answer.content_type,
+            content_encoding: answer.content_encoding,
+            content_language: answer.content_language,
+            content_disposition: answer.content_disposition,
+            cache_control: answer.cache_control,
+        }
+    }
+
+    pub(super) fn of_metadata(metadata: HashMap<String, String>) -> Self {
+        Self {
+            metadata,
+            ..Self::default()
+        }
+    }
+
+    /// The same with other attributes of the file.
+    fn with(&self, attributes: HashMap<String, String>) -> Self {
+        let mut about = self.clone();
+        about.metadata.extend(attributes);
+        about
+    }
+
+    pub(super) fn add(&mut self, key: &str, value: String) {
+        self.metadata.insert(key.to_owned(), value);
+    }
+
+    /// Says it in a request that makes an object.
+    pub(super) fn put_into_upload(
+        self,
+        request: CreateMultipartUploadFluentBuilder,
+    ) -> CreateMultipartUploadFluentBuilder {
+        request
+            .set_metadata(Some(self.metadata))
+            .set_content_type(self.content_type)
+            .set_content_encoding(self.content_encoding)
+            .set_content_language(self.content_language)
+            .set_content_disposition(self.content_disposition)
+            .set_cache_control(self.cache_control)
+    }
+}
+
+impl Original {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// ENOENT, and others of [`errno_of`].
+    pub(super) async fn find(store: &Arc<Store>, key: String) -> Result<Self, Errno> {
+        let (asking, asked) = (store.clone(), key.clone());
+        let head = store.run(async move { head(&asking, &asked).await });
+        let (version, answer) = head.await?;
+        Ok(Self {
+            bucket: store.bucket.clone(),
+            key,
+            version,
+            about: About::of(answer),
+        })
+    }
+
+    pub(super) fn meta(&self, store: &Store) -> Meta {
+        let About { metadata, .. } = &self.about;
+        store.form.file(&self.version, metadata, store.dev)
+    }
+
+    /// Gives the object itself other attributes.
+    ///
+    /// # Errors
+    /// As [`Original::copy_to`].
+    pub(super) async fn redress(&self, store: &Arc<Store>, change: &Change) -> Result<(), Errno> {
+        let attributes = store.form.metadata(self.meta(store).kind, change);
+        if attributes.is_empty() {
+            return Ok(());
+        }
+        self.copy_to(store, &self.key, attributes).await
+    }
+
+    fn source(&self) -> String {
+        format!("{}/{}", self.bucket, utf8_percent_encode(&self.key, &KEY))
+    }
+
+    fn etag(&self) -> Option<String> {
+        Some(self.version.etag.clone()).filter(|etag| !etag.is_empty())
+    }
+
+    /// Makes the object of a key a copy of this one, with these attributes instead of its own.
+    ///
+    /// # Errors
+    /// ESTALE when this one was replaced; others of [`errno_of`].
+    pub(super) async fn copy_to(
+        &self,
+        store: &Arc<Store>,
+        key: &str,
+        attributes: HashMap<String, String>,
+    ) -> Result<(), Errno> {
+        let about = self.about.with(attributes);
+        if self.version.size > WHOLE_PARTS_MAX * store.part_bytes {
+            return self.copy_in_parts(store, key, about).await;
+        }
+        let request = store.client.copy_object();
+        let request = request.bucket(&store.bucket).key(key);
+        let request = request
+            .copy_source(self.source())
+            .set_copy_source_if_match(self.etag())
+            .metadata_directive(MetadataDirective::Replace)
+            .set_metadata(Some(about.metadata))
+            .set_content_type(about.content_type)
+            .set_content_encoding(about.content_encoding)
+            .set_content_language(about.content_language)
+            .set_content_disposition(about.content_disposition)
+            .set_cache_control(about.cache_control)
+            .set_storage_class(store.storage_class.clone())
+            .set_server_side_encryption(store.encryption.clone())
+            .set_ssekms_key_id(store.encryption_key.clone());
+        let copying = store.clone();
+        let copied = store.run(async move {
+            let answer = copying.in_turn(request.send()).await;
+            answer.map(drop).map_err(|error| errno_of(&error))
+        });
+        copied.await
+    }
+
+    async fn copy_in_parts(
+        &self,
+        store: &Arc<Store>,
+        key: &str,
+        about: About,
+    ) -> Result<(), Errno> {
+        let upload = Upload::new(store.clone(), key.to_owned());
+        upload.begin_with(about).await?;
+        let part_bytes = upload.part_bytes(self.version.size);
+        let count = self.version.size.div_ceil(part_bytes);
+        let parts = (0..count).map(|number| {
+            let start = number * part_bytes;
+            let range = start..self.version.size.min(start + part_bytes);
+            self.copy_part(store, &upload, number, range)
+        });
+        let parts = stream::iter(parts).buffer_unordered(PARTS_AT_ONCE);
+        let copied = parts.try_collect::<Vec<_>>().await;
+        let done = match copied {
+            Ok(parts) => upload.complete(parts).await,
+            Err(errno) => Err(errno),
+        };
+        if done.is_err() {
+            upload.abandon().await;
+        }
+        done
+    }
+
+    async fn copy_part(
+        &self,
+        store: &Arc<Store>,
+        upload: &Upload,
+        number: u64,
+        range: Range<u64>,
+    ) -> Result<CompletedPart, Errno> {
+        let number = i32::try_from(number + 1).map_err(|_| Errno::EFBIG)?;
+        let request = store.client.upload_part_copy();
+        let request = request.bucket(&store.bucket).key(upload.key());
+        let request = request
+            .set_upload_id(upload.id())
+            .part_number(number)
+            .copy_source(self.source())
+            .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
+            .set_copy_source_if_match(self.etag());
+        let copying = store.clone();
+        let copied = store.run(async move {
+            let answer = copying.in_turn(request.send()).await;
+            let answer = answer.map_err(|error| errno_of(&error))?;
+            let part = answer.copy_part_result.ok_or(Errno::EPROTO)?;
+            Ok(CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(part.e_tag)
+                .set_checksum_crc32(part.checksum_crc32)
+                .build())
+        });
+        copied.await
+    }
+}

@@ -1,0 +1,205 @@
+//! Directories of a bucket: what a listing tells of the names in them, and what else their objects are asked for.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::EncodingType;
+use futures_util::{StreamExt, stream};
+use nix::errno::Errno;
+use tokio::sync::Mutex;
+
+use super::attributes::{self, Listed};
+use super::failure::{errno_of, errno_of_list};
+use super::listing::Cursor;
+use super::store::Store;
+use crate::io::Reply;
+use crate::model::{Listing, Meta, State};
+
+/// Objects that are asked for their attributes at once, of one batch.
+const HEADS_MAX: usize = 64;
+/// No key is longer.
+const KEY_BYTES_MAX: usize = 1024;
+
+pub(super) struct Dir {
+    /// Empty, or with a slash at its end.
+    prefix: String,
+    cursor: Mutex<Cursor>,
+}
+
+impl Dir {
+    pub(super) fn new(prefix: String) -> Self {
+        let cursor = Mutex::default();
+        Self { prefix, cursor }
+    }
+
+    pub(super) fn meta(&self, store: &Store) -> Meta {
+        attributes::dir(&self.prefix, store.dev)
+    }
+
+    pub(super) fn key(&self, name: &CStr) -> Result<String, Errno> {
+        let name = name.to_str().map_err(|_| Errno::ENOENT)?;
+        Ok(format!("{}{name}", self.prefix))
+    }
+
+    pub(super) fn below(&self, name: &CStr) -> Result<Self, Errno> {
+        if name == c"." {
+            return Ok(Self::new(self.prefix.clone()));
+        }
+        self.key(name).map(|key| Self::new(key + "/"))
+    }
+
+    pub(super) fn below_path(&self, path: &[u8]) -> Result<Self, Errno> {
+        if path.is_empty() {
+            return Ok(Self::new(self.prefix.clone()));
+        }
+        let path = std::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
+        Ok(Self::new(format!("{}{path}/", self.prefix)))
+    }
+
+    /// Appends a page of names, each with what the listing tells of it. `asks`: whether objects can tell more.
+    pub(super) async fn read(
+        &self,
+        store: &Arc<Store>,
+        mut listing: Listing,
+        asks: bool,
+    ) -> Result<Reply, Errno> {
+        let (page, more) = self.cursor.lock().await.next(store, &self.prefix).await?;
+        let mut all = true;
+        for name in &page.dirs {
+            let below = self.below(name)?;
+            all &= add(&mut listing, name, &below.meta(store));
+        }
+        for (name, listed) in &page.files {
+            all &= add(
+                &mut listing,
+                name,
+                &store.form.listed(listed, store.dev, asks),
+            );
+        }
+        listing.refused.extend(page.refused);
+        if !all {
+            return Err(Errno::EOVERFLOW);
+        }
+        Ok(Reply::Listed { listing, more })
+    }
+
+    /// Fills the wanted entries: with what the listing told, where it did and that has not been taken yet, else the objects
+    /// are asked.
+    pub(super) async fn stat_many(
+        &self,
+        store: &Arc<Store>,
+        mut listing: Listing,
+        range: Range<usize>,
+    ) -> Listing {
+        let mut to_ask = Vec::new();
+        for at in range.clone() {
+            let entry = &mut listing.entries[at];
+            if entry.state != State::Wanted || entry.take_told() {
+                continue;
+            }
+            // Keys are UTF-8: another name is not there.
+            match self.key(listing.name(&listing.entries[at])) {
+                Ok(key) => to_ask.push((at, key)),
+                Err(errno) => listing.entries[at].state = failed(errno),
+            }
+        }
+        if to_ask.is_empty() {
+            return listing;
+        }
+        let asking = store.clone();
+        let asked = store.run(async move {
+            let asked = stream::iter(to_ask).map(|(at, key)| {
+                let store = asking.clone();
+                async move { (at, ask(&store, key).await) }
+            });
+            Ok(asked.buffer_unordered(HEADS_MAX).collect::<Vec<_>>().await)
+        });
+        match asked.await {
+            Ok(answers) => {
+                for (at, answer) in answers {
+                    match answer {
+                        Ok(meta) => listing.entries[at].fill(&meta),
+                        Err(errno) => listing.entries[at].state = failed(errno),
+                    }
+                }
+            }
+            Err(errno) => {
+                let entries = listing.entries[range].iter_mut();
+                for entry in entries.filter(|entry| entry.state == State::Wanted) {
+                    entry.state = failed(errno);
+                }
+            }
+        }
+        listing
+    }
+}
+
+fn failed(errno: Errno) -> State {
+    State::Failed(u16::try_from(errno as i32).unwrap_or(u16::MAX))
+}
+
+fn add(listing: &mut Listing, name: &CStr, meta: &Meta) -> bool {
+    let added = listing.push(name, meta.ino, Some(meta.kind));
+    if let Some(entry) = listing.entries.last_mut()
+        && added
+    {
+        entry.tell(meta);
+    }
+    added
+}
+
+/// What a name stands for: an object, or a directory when only longer keys are there.
+pub(super) async fn look_up(store: &Arc<Store>, key: String) -> Result<Meta, Errno> {
+    let asking = store.clone();
+    store.run(async move { ask(&asking, key).await }).await
+}
+
+async fn ask(store: &Store, key: String) -> Result<Meta, Errno> {
+    match head(store, &key).await {
+        Ok((listed, mut answer)) => {
+            let metadata = answer.metadata.take().unwrap_or_default();
+            Ok(store.form.file(&listed, &metadata, store.dev))
+        }
+        Err(Errno::ENOENT) => ask_dir(store, key + "/").await,
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What the server tells of an object.
+///
+/// # Errors
+/// ENOENT, and others of [`errno_of`].
+pub(super) async fn head(store: &Store, key: &str) -> Result<(Listed, HeadObjectOutput), Errno> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Errno::ENOENT);
+    }
+    let request = store.client.head_object().bucket(&store.bucket).key(key);
+    let answer = match store.in_turn(request.send()).await {
+        Ok(answer) => answer,
+        Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => {
+            return Err(Errno::ENOENT);
+        }
+        Err(error) => return Err(errno_of(&error)),
+    };
+    let size = answer.content_length();
+    let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
+    Ok((listed.ok_or(Errno::EPROTO)?, answer))
+}
+
+async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {
+    if prefix.len() > KEY_BYTES_MAX {
+        return Err(Errno::ENOENT);
+    }
+    let request = store.client.list_objects_v2().bucket(&store.bucket);
+    let request = request.prefix(&prefix).max_keys(1);
+    let request = request.encoding_type(EncodingType::Url);
+    let answer = store.in_turn(request.send()).await;
+    let answer = answer.map_err(|error| errno_of_list(&error))?;
+    if answer.contents().is_empty() && answer.is_truncated() != Some(true) {
+        return Err(Errno::ENOENT);
+    }
+    Ok(attributes::dir(&prefix, store.dev))
+}

@@ -1,0 +1,530 @@
+//! Buckets as destinations.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::server::{Fault, Request};
+use crate::support::{self, Outcome};
+use crate::{POSIX, Scene, heads, noise};
+
+const BUCKET: &str = "s3://bucket/p";
+
+/// A scene with a source tree.
+struct Sending {
+    scene: Scene,
+    src: PathBuf,
+}
+
+impl Sending {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let src = scene.scratch.dir("src");
+        Self { scene, src }
+    }
+
+    fn write(&self, path: &str, contents: &[u8]) {
+        let path = self.src.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> Outcome {
+        let places = [command, self.src.to_str().unwrap(), BUCKET];
+        support::run(self.scene.command(&places, options))
+    }
+
+    fn sync(&self, options: &[&str]) -> Outcome {
+        self.run("sync", options)
+    }
+
+    fn body(&self, path: &str) -> Vec<u8> {
+        let key = format!("p/{path}");
+        self.scene.server.body(&key).unwrap()
+    }
+
+    fn seen(&self) -> Vec<Request> {
+        self.scene.server.seen()
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.scene.server.keys()
+    }
+}
+
+type IsKind = fn(&Request) -> bool;
+
+/// Objects have the second in which they were written.
+fn next_second() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
+fn is_write(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::List(_) | Request::Head(_) | Request::Get(_)
+    )
+}
+
+#[test]
+fn a_tree_becomes_a_bucket_and_a_tree_again() {
+    let sending = Sending::new();
+    sending.write("a", b"first");
+    sending.write("sub/deep/odd + name & more \u{e9}\n", b"odd");
+    sending.write("zero", b"");
+    fs::create_dir(sending.src.join("empty")).unwrap();
+    symlink("sub/deep", sending.src.join("link")).unwrap();
+    let mode = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(sending.src.join("a"), mode).unwrap();
+    sending.sync(&[]).exits(0);
+    let seen = sending.seen();
+    assert_eq!(heads(&seen), 1, "of the link alone: {seen:?}");
+    let odd = "p/sub/deep/odd + name & more \u{e9}\n";
+    assert_eq!(sending.keys(), ["p/a", "p/empty/", "p/link", odd, "p/zero"]);
+    assert_eq!(sending.body("a"), b"first");
+    let told = |key, name| sending.scene.server.metadata(key, name);
+    let meta = fs::metadata(sending.src.join("a")).unwrap();
+    let (sec, nsec) = (meta.mtime(), meta.mtime_nsec());
+    assert_eq!(told("p/a", "mtime").unwrap(), format!("{sec}.{nsec:09}"));
+    assert_eq!(
+        told("p/a", "file-mtime").unwrap(),
+        format!("{sec}{nsec:09}ns")
+    );
+    assert_eq!(told("p/a", "file-permissions").unwrap(), "0100640");
+    assert_eq!(told("p/link", "file-permissions").unwrap(), "0120777");
+
+    let again = sending.sync(&["--stats"]);
+    assert!(
+        again.exits(0).out().contains("0 files copied"),
+        "{}",
+        again.describe()
+    );
+    let seen = sending.seen();
+    assert!(!seen.iter().any(is_write), "{seen:?}");
+    assert_eq!(heads(&seen), 4, "one for each object: {seen:?}");
+    sending.run("check", &["-c"]).exits(0);
+
+    sending.scene.sync(&[]).exits(0);
+    let back = sending.scene.dst.clone();
+    for name in ["a", "zero", "sub/deep/odd + name & more \u{e9}\n"] {
+        let (here, there) = (sending.src.join(name), back.join(name));
+        assert_eq!(fs::read(&here).unwrap(), fs::read(&there).unwrap());
+        let (here, there) = (fs::metadata(here).unwrap(), fs::metadata(there).unwrap());
+        assert_eq!(here.mode(), there.mode(), "{name}");
+        let times = [&here, &there].map(|meta| (meta.mtime(), meta.mtime_nsec()));
+        assert_eq!(times[0], times[1], "{name}");
+    }
+    assert!(back.join("empty").is_dir());
+    let target = fs::read_link(back.join("link")).unwrap();
+    assert_eq!(target.to_str(), Some("sub/deep"));
+    let again = sending.scene.sync(&["-i"]);
+    assert_eq!(
+        again.exits(0).out().lines().count(),
+        2,
+        "{}",
+        again.describe()
+    );
+}
+
+#[test]
+fn large_files_go_in_parts() {
+    let sending = Sending::new();
+    let files = [
+        ("parts", 20 << 20),
+        ("shared", (70 << 20) + 1),
+        ("one", 8 << 20),
+    ];
+    for (name, len) in files {
+        sending.write(name, &noise(len));
+    }
+    sending.sync(&["--part-size", "8M"]).exits(0);
+    for (name, len) in files {
+        assert!(sending.body(name) == noise(len), "{name}");
+    }
+    let seen = sending.seen();
+    let parts = |name: &str| {
+        let key = format!("p/{name}");
+        let of_it = |request: &&Request| matches!(request, Request::Part(of, _) if *of == key);
+        seen.iter().filter(of_it).count()
+    };
+    assert_eq!((parts("parts"), parts("shared"), parts("one")), (3, 9, 0));
+    assert!(seen.contains(&Request::Put(String::from("p/one"))));
+    assert_eq!(sending.scene.server.unfinished(), 0);
+    sending.sync(&["--part-size", "8M", "-i"]).exits(0);
+    assert!(!sending.seen().iter().any(is_write));
+}
+
+#[test]
+fn files_that_say_nothing_of_their_size_are_read_to_their_end() {
+    let sending = Sending::new();
+    let places = ["sync", "/proc/sys/kernel/random", BUCKET];
+    let told = support::run(
+        sending
+            .scene
+            .command(&places, &["--include", "boot_id", "--exclude", "*"]),
+    );
+    told.exits(0);
+    let boot_id = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(sending.body("boot_id"), boot_id);
+}
+
+#[test]
+fn objects_of_other_sizes_are_not_asked() {
+    let sending = Sending::new();
+    for name in ["same", "other", "new"] {
+        sending.write(name, b"contents");
+    }
+    next_second();
+    sending.scene.server.put("p/same", b"CONTENTS", POSIX);
+    sending.scene.server.put("p/other", b"short", POSIX);
+    sending.sync(&[]).exits(0);
+    let seen = sending.seen();
+    assert_eq!(heads(&seen), 1, "{seen:?}");
+    for name in ["same", "other", "new"] {
+        assert_eq!(sending.body(name), b"contents");
+    }
+    // An object that was written since its source was cannot be older.
+    sending.sync(&["--update"]).exits(0);
+    let seen = sending.seen();
+    assert!(heads(&seen) == 0 && !seen.iter().any(is_write), "{seen:?}");
+}
+
+#[test]
+fn without_metadata_the_time_of_writing_counts() {
+    let sending = Sending::new();
+    sending.write("a", b"one");
+    let options = ["--s3-metadata", "none"];
+    next_second();
+    sending.sync(&options).exits(0);
+    assert_eq!(sending.scene.server.metadata("p/a", "mtime"), None);
+    sending.seen();
+    sending.sync(&options).exits(0);
+    let seen = sending.seen();
+    assert!(heads(&seen) == 0 && !seen.iter().any(is_write), "{seen:?}");
+    sending.write("a", b"two");
+    let later = std::time::SystemTime::now() + Duration::from_secs(10);
+    let file = fs::File::options().write(true).open(sending.src.join("a"));
+    file.unwrap().set_modified(later).unwrap();
+    sending.sync(&options).exits(0);
+    assert_eq!(sending.body("a"), b"two");
+}
+
+#[test]
+fn attributes_alone_change_without_the_contents_being_sent() {
+    let sending = Sending::new();
+    sending.write("a", b"contents");
+    sending.sync(&[]).exits(0);
+    sending.seen();
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(sending.src.join("a"), mode).unwrap();
+    let told = sending.sync(&["-i"]);
+    assert!(
+        told.exits(0).out().contains(".f...p..... a"),
+        "{}",
+        told.describe()
+    );
+    let seen = sending.seen();
+    assert!(
+        seen.contains(&Request::Copy(String::from("p/a"))),
+        "{seen:?}"
+    );
+    assert!(
+        !seen.contains(&Request::Put(String::from("p/a"))),
+        "{seen:?}"
+    );
+    let told = |name| sending.scene.server.metadata("p/a", name);
+    assert_eq!(told("file-permissions").unwrap(), "0100600");
+    assert!(told("file-mtime").is_some(), "what it had stays");
+    assert_eq!(sending.body("a"), b"contents");
+}
+
+#[test]
+fn what_the_source_lacks_goes_many_at_a_time() {
+    let sending = Sending::new();
+    let server = &sending.scene.server;
+    sending.write("kept", b"k");
+    for number in 0..300 {
+        server.put(&format!("p/old/{number}"), b"x", POSIX);
+    }
+    server.put("p/gone\u{1}", b"x", POSIX);
+    server.put("q/not mine", b"x", POSIX);
+    sending.sync(&["--delete"]).exits(0);
+    assert_eq!(sending.keys(), ["p/kept", "q/not mine"]);
+    let seen = sending.seen();
+    let most = seen.iter().filter_map(|request| match request {
+        Request::DeleteMany(count) => Some(*count),
+        _ => None,
+    });
+    assert!(most.max() > Some(1), "{seen:?}");
+    assert!(seen.contains(&Request::Delete(String::from("p/gone\u{1}"))));
+    // A source that is empty has been mistaken for another.
+    fs::remove_file(sending.src.join("kept")).unwrap();
+    let refused = sending.sync(&["--delete"]);
+    assert!(refused.exits(3).err().contains("refused to delete"));
+    assert_eq!(sending.keys(), ["p/kept", "q/not mine"]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let sending = Sending::new();
+    sending.write("new/a", b"1");
+    sending.scene.server.put("p/old", b"x", POSIX);
+    let told = sending.sync(&["-n", "-i", "--delete"]);
+    assert!(
+        told.exits(0).out().contains("*deleting   old"),
+        "{}",
+        told.describe()
+    );
+    assert!(!sending.seen().iter().any(is_write));
+}
+
+#[test]
+fn what_passes_is_repeated_and_leaves_nothing_behind() {
+    let kinds: [(&str, IsKind); 5] = [
+        ("put", |request| matches!(request, Request::Put(_))),
+        ("begin", |request| matches!(request, Request::Begin(_))),
+        ("part", |request| matches!(request, Request::Part(..))),
+        ("complete", |request| {
+            matches!(request, Request::Complete(_))
+        }),
+        ("delete", |request| {
+            matches!(request, Request::DeleteMany(_))
+        }),
+    ];
+    std::thread::scope(|scope| {
+        for (name, is_kind) in kinds {
+            scope.spawn(move || {
+                for fault in [Fault::Status(503), Fault::Reset, Fault::LostReply] {
+                    strike_twice(name, is_kind, fault);
+                }
+            });
+        }
+    });
+}
+
+fn strike_twice(name: &str, is_kind: IsKind, fault: Fault) {
+    let sending = Sending::new();
+    let large = noise(20 << 20);
+    sending.write("large", &large);
+    sending.write("small", b"small");
+    sending.scene.server.put("p/old/1", b"x", POSIX);
+    sending.scene.server.put("p/old/2", b"x", POSIX);
+    let mut left = 2;
+    sending.scene.server.faults(move |request| {
+        let strikes = is_kind(request) && left > 0;
+        left -= u32::from(strikes);
+        strikes.then_some(fault)
+    });
+    let told = sending.sync(&["--part-size", "8M", "--delete"]);
+    let context = format!("{name} {fault:?}: {}", told.describe());
+    told.exits(0);
+    assert!(sending.body("large") == large, "{context}");
+    assert_eq!(sending.body("small"), b"small", "{context}");
+    assert_eq!(sending.keys(), ["p/large", "p/small"], "{context}");
+    // Nobody can abort an upload that he was never told of.
+    let lost = name == "begin" && matches!(fault, Fault::LostReply);
+    let unfinished = if lost { 2 } else { 0 };
+    assert_eq!(sending.scene.server.unfinished(), unfinished, "{context}");
+}
+
+#[test]
+fn what_is_refused_leaves_what_was_there() {
+    let sending = Sending::new();
+    sending.write("large", &noise(20 << 20));
+    sending.write("small", b"small");
+    sending.scene.server.put("p/large", b"old", POSIX);
+    sending.scene.server.put("p/small", b"older", POSIX);
+    sending.scene.server.faults(|request| match request {
+        Request::Part(_, 2) | Request::Put(_) => Some(Fault::Status(403)),
+        _ => None,
+    });
+    let told = sending.sync(&["--part-size", "8M"]);
+    assert!(
+        told.exits(23).err().contains("EACCES"),
+        "{}",
+        told.describe()
+    );
+    assert_eq!(sending.body("large"), b"old");
+    assert_eq!(sending.body("small"), b"older");
+    assert_eq!(sending.scene.server.unfinished(), 0);
+}
+
+#[test]
+fn an_interrupted_run_aborts_what_it_has_begun() {
+    let sending = Sending::new();
+    sending.write("large", &noise(80 << 20));
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let told = has_begun.clone();
+    sending.scene.server.faults(move |request| {
+        if matches!(request, Request::Part(..)) {
+            told.store(true, SeqCst);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        None
+    });
+    let places = ["sync", sending.src.to_str().unwrap(), BUCKET];
+    let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !has_begun.load(SeqCst) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(20));
+    assert_eq!(sending.scene.server.unfinished(), 0);
+    assert!(sending.keys().is_empty());
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_is_sent_again() {
+    let sending = Sending::new();
+    sending.write("growing", &noise(20 << 20));
+    let path = Mutex::new(Some(sending.src.join("growing")));
+    sending.scene.server.faults(move |request| {
+        let first = matches!(request, Request::Part(..)).then(|| path.lock().unwrap().take());
+        if let Some(path) = first.flatten() {
+            fs::write(path, noise(21 << 20)).unwrap();
+        }
+        None
+    });
+    sending.sync(&["--part-size", "8M"]).exits(0);
+    assert!(sending.body("growing") == noise(21 << 20));
+    assert_eq!(sending.scene.server.unfinished(), 0);
+    sending.run("check", &["-c"]).exits(0);
+}
+
+#[test]
+fn what_is_verified_is_read_back() {
+    let sending = Sending::new();
+    sending.write("a", b"contents");
+    sending.sync(&["--verify"]).exits(0);
+    assert!(sending.seen().contains(&Request::Get(String::from("p/a"))));
+    // Another one writes there, and what is read is not what was written.
+    sending.write("b", b"contents");
+    sending.scene.server.faults(|request| match request {
+        Request::Get(_) => Some(Fault::Status(404)),
+        _ => None,
+    });
+    sending.sync(&["--verify"]).exits(23);
+}
+
+#[test]
+fn a_bucket_is_copied_by_the_server() {
+    let scene = Scene::new();
+    let large = noise(130 << 20);
+    scene.server.put("p/a b", b"one", POSIX);
+    scene.server.put("p/sub/empty", b"", &[]);
+    scene.server.put("p/large", &large, POSIX);
+    let places = ["sync", "s3://bucket/p", "s3://bucket/q"];
+    let options = ["--part-size", "8M"];
+    support::run(scene.command(&places, &options)).exits(0);
+    assert_eq!(scene.server.body("q/a b").unwrap(), b"one");
+    assert_eq!(scene.server.body("q/sub/empty").unwrap(), b"");
+    assert!(scene.server.body("q/large").unwrap() == large);
+    assert_eq!(
+        scene.server.metadata("q/a b", "file-permissions").unwrap(),
+        "0100640"
+    );
+    let seen = scene.server.seen();
+    let reads = |request: &Request| matches!(request, Request::Get(key) if key != "p/sub/empty");
+    assert!(!seen.iter().any(reads), "{seen:?}");
+    assert!(seen.contains(&Request::CopyPart(String::from("q/large"), 5)));
+    assert_eq!(scene.server.unfinished(), 0);
+    let again = support::run(scene.command(&places, &options));
+    assert!(
+        again.exits(0).out().contains("0 files copied"),
+        "{}",
+        again.describe()
+    );
+    // Through this machine, when that is asked for.
+    scene.server.put("p/new", b"new", POSIX);
+    support::run(scene.command(&places, &["--reflink", "never"])).exits(0);
+    let seen = scene.server.seen();
+    assert!(
+        seen.contains(&Request::Put(String::from("q/new"))),
+        "{seen:?}"
+    );
+    let inside = ["sync", "s3://bucket/p", "s3://bucket/p/sub"];
+    let refused = support::run(scene.command(&inside, &[]));
+    assert!(refused.exits(3).err().contains("copied into itself"));
+    let around = ["sync", "s3://bucket/p/sub", "s3://bucket/p"];
+    let refused = support::run(scene.command(&around, &["--delete"]));
+    assert!(refused.exits(3).err().contains("would delete the source"));
+}
+
+#[test]
+fn links_and_devices_are_left_out_where_nothing_can_keep_them() {
+    let sending = Sending::new();
+    sending.write("a", b"1");
+    symlink("a", sending.src.join("link")).unwrap();
+    nix::unistd::mkfifo(&sending.src.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let told = sending.sync(&["--s3-metadata", "rclone"]);
+    assert!(
+        told.exits(0).out().contains("2 skipped"),
+        "{}",
+        told.describe()
+    );
+    assert_eq!(sending.keys(), ["p/a"]);
+    assert_eq!(
+        sending.scene.server.metadata("p/a", "file-permissions"),
+        None
+    );
+    assert!(sending.scene.server.metadata("p/a", "mtime").is_some());
+}
+
+#[test]
+fn new_objects_are_as_they_are_asked_for() {
+    let sending = Sending::new();
+    sending.write("a", b"1");
+    let options = [
+        "--storage-class",
+        "STANDARD_IA",
+        "--sse",
+        "aws:kms",
+        "--sse-kms-key-id",
+        "k",
+    ];
+    sending.sync(&options).exits(0);
+    let told = |name| sending.scene.server.header("p/a", name);
+    assert_eq!(told("x-amz-storage-class").as_deref(), Some("STANDARD_IA"));
+    assert_eq!(
+        told("x-amz-server-side-encryption").as_deref(),
+        Some("aws:kms")
+    );
+    assert_eq!(
+        told("x-amz-server-side-encryption-aws-kms-key-id").as_deref(),
+        Some("k")
+    );
+    assert!(told("x-amz-checksum-crc32").is_some());
+}
+
+#[test]
+fn what_no_bucket_can_be_asked_is_refused() {
+    let sending = Sending::new();
+    sending.write("a", b"1");
+    for (option, words) in [
+        ("--inplace", "replaced as a whole"),
+        ("--write-mode=direct", "replaced as a whole"),
+        ("--backup", "versioning"),
+        ("--sparse", "does not go with a bucket"),
+        ("-H", "does not go with a bucket"),
+        ("--incremental", "buckets have none"),
+        ("--part-size=12M", "is not one of"),
+        ("--sse-kms-key-id=k", "goes with --sse aws:kms"),
+    ] {
+        let refused = sending.sync(&[option]);
+        assert!(refused.err().contains(words), "{}", refused.describe());
+        assert!(refused.code() != Some(0), "{option}");
+    }
+    assert!(sending.keys().is_empty());
+}
