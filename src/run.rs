@@ -263,19 +263,23 @@ impl Run {
     pub fn open(mut job: Job) -> Result<Self, StartError> {
         objects::suit_destination(&mut job)?;
         let depth = job.tuning.depth();
-        let (roots, backup_root) = open_roots(&job, depth.clone())?;
+        let cancel = Arc::<Cancel>::default();
+        let (roots, backup_root) = open_roots(&job, depth.clone(), &cancel)?;
         Ok(Self {
             backup_root,
             io_depth: depth,
-            ..Self::with_roots(job, roots)
+            ..Self::new(job, roots, cancel)
         })
     }
 
     /// A job on roots and filesystems of the caller's.
     #[must_use]
-    pub fn with_roots(job: Job, mut roots: Roots) -> Self {
+    pub fn with_roots(job: Job, roots: Roots) -> Self {
+        Self::new(job, roots, Arc::default())
+    }
+
+    fn new(job: Job, mut roots: Roots, cancel: Arc<Cancel>) -> Self {
         let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
-        let cancel = Arc::<Cancel>::default();
         let measured = job.tuning.histograms;
         roots.fs = Rates::of(&job.tuning, cancel.clone()).pace(roots.fs);
         Self {
@@ -502,8 +506,12 @@ fn seed() -> u64 {
     nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(std::process::id()) << 32)
 }
 
-fn open_roots(job: &Job, depth: Arc<Depth>) -> Result<(Roots, Option<BackupRoot>), StartError> {
-    if let Some(roots) = objects::open(job, depth.clone())? {
+fn open_roots(
+    job: &Job,
+    depth: Arc<Depth>,
+    cancel: &Arc<Cancel>,
+) -> Result<(Roots, Option<BackupRoot>), StartError> {
+    if let Some(roots) = objects::open(job, depth.clone(), cancel)? {
         return Ok(roots);
     }
     let (source, dest) = roots::open(job)?;

@@ -582,6 +582,11 @@ pub trait Fs {
         true
     }
 
+    /// Whether those who change names in one directory wait for each other.
+    fn locks_names(&self) -> bool {
+        true
+    }
+
     /// Whether its times are certain to come from the clock of this machine.
     fn has_own_clock(&self, _file: &Handle) -> bool {
         false

@@ -172,6 +172,10 @@ impl Fs for Watched {
         self.fs.offloads_copies(file)
     }
 
+    fn locks_names(&self) -> bool {
+        self.fs.locks_names()
+    }
+
     fn has_own_clock(&self, file: &Handle) -> bool {
         self.fs.has_own_clock(file)
     }

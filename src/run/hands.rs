@@ -28,6 +28,9 @@ const ENTRIES_AT_ONCE_MAX: usize = 64;
 /// each, so more would only keep others from their directories; files also have steps that need no lock.
 const NAMES_AT_ONCE_MAX: usize = 4;
 
+/// Names that are removed at once where they do not wait for each other, and go many in a request.
+const REMOVALS_AT_ONCE_MAX: usize = 1000;
+
 /// Large files of one directory in work at once where calls return at once. Each has its final size from the start, under a
 /// temporary name, and that is lost when the run is interrupted; and memory is not faster than a few cores.
 const LARGE_AT_ONCE_MAX: usize = 4;
@@ -98,12 +101,13 @@ impl Hands for LaneHands {
                 all.extend(child);
                 children.set(all);
             };
-            let at_once = if shard.is_slow(Side::Destination, dirs) {
-                NAMES_AT_ONCE_MAX
-            } else {
-                1
+            let is_slow = shard.is_slow(Side::Destination, dirs);
+            let (removed_at_once, at_once) = match (is_slow, shard.dest.locks_names()) {
+                (false, _) => (1, 1),
+                (true, true) => (NAMES_AT_ONCE_MAX, NAMES_AT_ONCE_MAX),
+                (true, false) => (REMOVALS_AT_ONCE_MAX, ENTRIES_AT_ONCE_MAX),
             };
-            for_each(at_once, &plan.removals, async |removal| {
+            for_each(removed_at_once, &plan.removals, async |removal| {
                 add(work.remove(removal).await);
             })
             .await;
@@ -135,9 +139,11 @@ impl Hands for LaneHands {
             for steps in plan.steps.chunks(ENTRIES_AT_ONCE_MAX * 4) {
                 let at_once = if self.lane.waits_for_device() {
                     ENTRIES_AT_ONCE_MAX
-                } else if shard.is_slow(Side::Destination, dirs) {
+                } else if shard.is_slow(Side::Destination, dirs) && shard.dest.locks_names() {
                     NAMES_AT_ONCE_MAX
-                } else if shard.is_slow(Side::Source, dirs) {
+                } else if shard.is_slow(Side::Destination, dirs)
+                    || shard.is_slow(Side::Source, dirs)
+                {
                     ENTRIES_AT_ONCE_MAX
                 } else {
                     1

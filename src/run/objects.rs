@@ -14,6 +14,7 @@ use crate::error::Side;
 use crate::io::{Depth, Fs, Handle, LocalFs, Op, Reply, Target};
 use crate::model::{Carried, Instruments};
 use crate::s3::{self, Form, ObjectFs, Store, Url, Ways};
+use crate::throttle::Cancel;
 use crate::transfer::{Reflink, WriteMode};
 
 /// One side of such a job.
@@ -31,6 +32,7 @@ struct Bucket {
 pub(super) fn open(
     job: &Job,
     depth: Arc<Depth>,
+    cancel: &Arc<Cancel>,
 ) -> Result<Option<(Roots, Option<BackupRoot>)>, StartError> {
     let source_url = url_of(&job.source)?;
     let dest_url = match &job.dest {
@@ -44,12 +46,13 @@ pub(super) fn open(
     if let (Some(source), Some(dest)) = (&source_url, &dest_url) {
         refuse_overlap(job, source, dest)?;
     }
+    let connect = |url, side| Bucket::connect(job, url, side, cancel.clone());
     let source = match &source_url {
-        Some(url) => End::Bucket(Bucket::connect(job, url, Side::Source)?),
+        Some(url) => End::Bucket(connect(url, Side::Source)?),
         None => End::Dir(roots::open_source(job)?),
     };
     let dest = match (&dest_url, &job.dest) {
-        (Some(url), _) => Some(End::Bucket(Bucket::connect(job, url, Side::Destination)?)),
+        (Some(url), _) => Some(End::Bucket(connect(url, Side::Destination)?)),
         (None, Some(path)) => roots::open_dest(job, None, path)?.map(End::Dir),
         (None, None) => None,
     };
@@ -136,8 +139,8 @@ fn fs_maker(job: &Job, depth: Arc<Depth>, source: &End, dest: Option<&End>) -> F
 }
 
 impl Bucket {
-    fn connect(job: &Job, url: &Url, side: Side) -> Result<Self, StartError> {
-        let store = Store::connect(&job.s3, url, side, job.cpus.len());
+    fn connect(job: &Job, url: &Url, side: Side, cancel: Arc<Cancel>) -> Result<Self, StartError> {
+        let store = Store::connect(&job.s3, url, side, job.cpus.len(), cancel);
         let store = Arc::new(store.map_err(StartError::location)?);
         let root = s3::root(&store, &url.prefix);
         Ok(Self { store, root })

@@ -119,6 +119,10 @@ impl Fs for Paced {
         self.0.fs.offloads_copies(file)
     }
 
+    fn locks_names(&self) -> bool {
+        self.0.fs.locks_names()
+    }
+
     fn has_own_clock(&self, file: &Handle) -> bool {
         self.0.fs.has_own_clock(file)
     }

@@ -1,6 +1,7 @@
 //! The connection to one bucket, and the threads that its requests run on.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::types::{ChecksumAlgorithm, EncodingType, ServerSideEncryption, StorageClass};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use nix::errno::Errno;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +25,7 @@ use super::delete::Deleter;
 use super::failure::words;
 use super::url::Url;
 use crate::error::Side;
+use crate::throttle::Cancel;
 
 /// A request is made so often; between them the SDK waits longer and longer.
 const ATTEMPTS_MAX: u32 = 6;
@@ -83,6 +85,7 @@ pub struct Store {
     /// Of the parts of objects; none for servers that know none.
     pub(super) checksum: Option<ChecksumAlgorithm>,
     pub(super) deleter: Deleter,
+    cancel: Arc<Cancel>,
     /// What contents that wait to be sent may take, in KiB.
     memory: Arc<Semaphore>,
     memory_kib: u32,
@@ -109,7 +112,13 @@ impl Store {
     ///
     /// # Errors
     /// In words: what cannot be reached, read or found. A prefix that no key has does not exist.
-    pub fn connect(options: &Options, url: &Url, side: Side, cores: usize) -> Result<Self, String> {
+    pub fn connect(
+        options: &Options,
+        url: &Url,
+        side: Side,
+        cores: usize,
+        cancel: Arc<Cancel>,
+    ) -> Result<Self, String> {
         let threads = cores.clamp(1, THREADS_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -140,6 +149,7 @@ impl Store {
             checksum: (checks != Some(RequestChecksumCalculation::WhenRequired))
                 .then_some(ChecksumAlgorithm::Crc32),
             deleter: Deleter::default(),
+            cancel,
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
             turns: Semaphore::new(threads * REQUESTS_PER_THREAD),
@@ -183,11 +193,25 @@ impl Store {
         self.runtime().block_on(future)
     }
 
-    /// Runs something on the threads of S3; it ends when nobody waits for it any more.
+    /// Runs something on the threads of S3; it ends with the run, or when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// ECANCELED when the run ends before, EIO when it panics.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+    ) -> Result<T, Errno> {
+        match select(pin!(self.run_to_end(work)), self.cancel.cancelled()).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(Errno::ECANCELED),
+        }
+    }
+
+    /// The same for what cannot be left half done: the end of the run does not end it.
     ///
     /// # Errors
     /// EIO when it panics.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(super) async fn run_to_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Errno>> + Send + 'static,
     ) -> Result<T, Errno> {

@@ -96,6 +96,10 @@ impl Fs for ObjectFs {
     fn is_slow(&self, _dev: u64) -> bool {
         true
     }
+
+    fn locks_names(&self) -> bool {
+        false
+    }
 }
 
 /// What an operation is about.

@@ -279,7 +279,7 @@ impl Upload {
             .multipart_upload(parts.build());
         let (key, own_id) = (self.key.clone(), self.own_id.clone());
         let completing = self.store.clone();
-        let completed = store.run(async move {
+        let completed = store.run_to_end(async move {
             let answer = completing.in_turn(request.send()).await;
             let Err(error) = answer else { return Ok(()) };
             let errno = errno_of(&error);
@@ -297,7 +297,7 @@ impl Upload {
     /// Gives the object up: nothing of it stays.
     pub(super) async fn abandon(&self) {
         if let Some(abort) = self.abort() {
-            let aborted = self.store.run(async move {
+            let aborted = self.store.run_to_end(async move {
                 abort.await;
                 Ok(())
             });

@@ -44,6 +44,7 @@ use async_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use futures_util::future::LocalBoxFuture;
+use nix::errno::Errno;
 
 pub use index::NameIndex;
 pub use node::{Dirs, Job, Node, Presence};
@@ -53,7 +54,7 @@ pub use queue::{Child, Run};
 pub use traverser::run;
 
 use crate::control::retry::RetryBudget;
-use crate::error::{Error, Side};
+use crate::error::{Cause, Error, Side};
 use crate::io::Fs;
 use crate::model::filter::{Filter, Selection};
 use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
@@ -320,6 +321,10 @@ impl Shard {
     /// Reports an error in a directory, which therefore is not what the source has; one that is fatal also ends the run.
     pub fn report(&self, node: &Node, error: Error) {
         node.fail();
+        if error.cause == Cause::Errno(Errno::ECANCELED) && self.cancelled() {
+            // That the run ends is told once.
+            return;
+        }
         if error.class() == crate::error::Class::Fatal {
             self.shared.cancel.set(Reason::Fatal);
         }

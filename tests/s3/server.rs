@@ -585,7 +585,7 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
     let (prefix, delimiter, after) = (
         text("prefix"),
         text("delimiter"),
-        text("continuation-token"),
+        decode(&text("continuation-token").replace('+', " ")),
     );
     let keys_max = query
         .get("max-keys")
@@ -629,8 +629,8 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
         .unwrap();
     }
     let token = if more {
-        let escaped = last.replace('&', "&amp;").replace('<', "&lt;");
-        format!("<NextContinuationToken>{escaped}</NextContinuationToken>")
+        let token = encode(&last);
+        format!("<NextContinuationToken>{token}</NextContinuationToken>")
     } else {
         String::new()
     };
