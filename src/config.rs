@@ -27,6 +27,7 @@ use crate::report::{Detail, ProgressStyle, ReportOptions};
 use crate::run::backup::BackupJob;
 use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
+use crate::s3::Url;
 use crate::transfer::{Fsync, Reflink, WriteMode};
 use layers::Layers;
 pub use memory::{Memory, state_dir};
@@ -85,7 +86,7 @@ impl Config {
             policy: Policy {
                 size_min: chosen.size_min,
                 size_max: chosen.size_max,
-                ..policy(&args.compare)
+                ..policy(&args.compare, base.dest.as_deref().unwrap_or(&base.source))
             },
             s3: buckets::written(args.s3, args.s3_write, &base)?,
             filter: chosen.filter,
@@ -138,7 +139,7 @@ impl Config {
             policy: Policy {
                 size_min: chosen.size_min,
                 size_max: chosen.size_max,
-                ..policy(&args.compare)
+                ..policy(&args.compare, base.dest.as_deref().unwrap_or(&base.source))
             },
             s3: buckets::reached(args.s3, &base)?,
             filter: chosen.filter,
@@ -330,8 +331,10 @@ fn backup(
     Ok(Some(BackupJob { dir, suffix }))
 }
 
-fn policy(args: &CompareArgs) -> Policy {
+fn policy(args: &CompareArgs, dest: &Path) -> Policy {
     let privileged = limits::is_privileged();
+    // Whoever may write an object may write into it whose file it was.
+    let may_give = privileged || Url::is_one(dest);
     Policy {
         compare_contents: args.checksum,
         compare_size_only: args.size_only,
@@ -341,10 +344,10 @@ fn policy(args: &CompareArgs) -> Policy {
         only_missing: args.ignore_existing,
         modify_window_s: args.modify_window,
         carry_mode: !args.no_perms,
-        carry_owner: !args.no_owner && privileged,
+        carry_owner: !args.no_owner && may_give,
         carry_group: !args.no_group,
         // One small list for the life of the process, so that a policy can be copied freely.
-        groups_settable: (!privileged).then(|| &*limits::own_groups().leak()),
+        groups_settable: (!may_give).then(|| &*limits::own_groups().leak()),
         carry_times: !args.no_times,
         carry_devices: !args.no_devices && privileged,
         carry_specials: !args.no_specials,

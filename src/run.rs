@@ -422,7 +422,7 @@ impl Run {
             hands: hands.clone(),
             lane: self.lane_options(),
             written: Written::default(),
-            large: Arc::new(LargeFiles::new(files_max)),
+            large: Arc::new(LargeFiles::new(self.copiers_max(files_max))),
             fs: self.roots.fs.clone(),
             files_max,
             latencies: self.latencies.clone(),
@@ -442,8 +442,19 @@ impl Run {
         Ok(shared)
     }
 
+    /// Copiers of large files on each shard. Where a file goes in parts, each holds one.
+    fn copiers_max(&self, files_max: usize) -> usize {
+        match self.job.write_mode {
+            WriteMode::Whole => files_max.min(PART_COPIERS_MAX),
+            _ => files_max,
+        }
+    }
+
     fn shard_options(&self, mode: Mode, delete: bool) -> shard::Options {
-        let strays = (mode != Mode::Scan && self.job.task == Task::Sync).then_some(StrayRule {
+        // In a bucket nothing is ever written under a temporary name.
+        let leaves_strays = self.job.write_mode != WriteMode::Whole;
+        let may_find = mode != Mode::Scan && self.job.task == Task::Sync && leaves_strays;
+        let strays = may_find.then_some(StrayRule {
             is_temp_name: temp::is_temp_name,
             target_of: temp::target_of,
             before: SystemTime::now().into(),
@@ -491,6 +502,9 @@ impl Run {
         }
     }
 }
+
+/// See [`Run::copiers_max`].
+const PART_COPIERS_MAX: usize = 4;
 
 /// A share of a total for each of `shards`, at least 1 and at most `each_max`.
 fn per_shard(total_max: usize, each_max: usize, shards: usize) -> usize {

@@ -119,7 +119,7 @@ impl Policy {
         let equal = Attrs::MODE.when(src.kind == Kind::Symlink || src.mode == dst.mode)
             | Attrs::OWNER.when(src.uid == dst.uid)
             | Attrs::GROUP.when(src.gid == dst.gid)
-            | Attrs::TIMES.when(self.mtimes_agree(src, dst));
+            | Attrs::TIMES.when(self.dest_keeps_no_times || self.times_equal(src.mtime, dst.mtime));
         self.carried_of(src) - equal - dst.unknown
     }
 }
@@ -160,24 +160,19 @@ pub fn decide(src: &Meta, dst: Option<&Meta>, policy: &Policy) -> Action {
 #[must_use]
 pub fn needs_more(src: &Meta, dst: &Meta, policy: &Policy) -> bool {
     let is_unasked = |meta: &Meta| meta.unknown.has(Attrs::UNASKED);
-    // A listing calls symlinks files.
-    let is_link_or_not = (src.kind == Kind::Symlink) != (dst.kind == Kind::Symlink);
-    let may_be_links = is_link_or_not && src.size == dst.size;
-    if may_be_links && src.kind != Kind::Dir && dst.kind != Kind::Dir {
-        return is_unasked(src) || is_unasked(dst);
-    }
-    let are_files = src.kind == Kind::File && dst.kind == Kind::File;
     let is_left_out =
         policy.only_missing || !(policy.size_min..=policy.size_max).contains(&src.size);
-    if !(is_unasked(src) || is_unasked(dst)) || !are_files || is_left_out {
+    if !(is_unasked(src) || is_unasked(dst)) || is_left_out {
         return false;
     }
-    if policy.keep_newer {
-        // An object has been written since the source was: it cannot be that the source is newer.
-        let is_written_since = !is_unasked(src) && dst.mtime >= src.mtime;
-        return src.size != dst.size || !is_written_since;
+    match (src.kind, dst.kind) {
+        // An object may be newer than another one of its size, and older than when it was written.
+        (Kind::File, Kind::File) if policy.keep_newer => true,
+        (Kind::File, Kind::File) => src.size == dst.size && !policy.copy_always,
+        // A listing calls symlinks files.
+        (Kind::File, Kind::Symlink) | (Kind::Symlink, Kind::File) => src.size == dst.size,
+        _ => false,
     }
-    src.size == dst.size && !policy.copy_always
 }
 
 /// The verdict after [`Action::CompareContents`], now that the contents are known.

@@ -23,7 +23,7 @@ const SAMPLE_MAX: usize = 1000;
 /// Names that the sample is taken from at most; reading a million takes a third of a second on a local filesystem.
 const NAMES_MAX: usize = 1 << 20;
 /// The same where a thousand names take the time of a request.
-const SLOW_NAMES_MAX: usize = 10_000;
+const SLOW_NAMES_MAX: usize = 100_000;
 /// With fewer entries in the destination's root, losing most of them is ordinary (a build folder, a handful of dumps),
 /// and looking at what would be deleted is easy.
 const ENTRIES_MIN: usize = 16;

@@ -115,8 +115,10 @@ impl Hands for LaneHands {
                 add(work.directory(step).await);
             })
             .await;
-            let keeps = plan.source.is_empty()
-                && (dirs.node.presence == Presence::Made || !plan.removals.is_empty());
+            let keeps = match dirs.node.presence {
+                Presence::Made => plan.steps.is_empty() && plan.dirs.is_empty(),
+                _ => plan.source.is_empty() && !plan.removals.is_empty(),
+            };
             if let (true, false, Some(dest)) = (keeps, self.options.dry_run, &dirs.dest)
                 && dirs.node.job == Job::Sync
                 && let Err(failure) = self.lane.keep_empty_dir(dest).await

@@ -9,10 +9,10 @@ use super::backup::BackupRoot;
 use super::guards::{self, Looked};
 use super::roots::{self, Root};
 use super::start_local;
-use super::{Delete, FsMaker, Job, Roots, StartError, Task, local_options, open_backup_root};
+use super::{FsMaker, Job, Roots, StartError, Task, local_options, open_backup_root};
 use crate::error::Side;
 use crate::io::{Depth, Fs, Handle, LocalFs, Op, Reply, Target};
-use crate::model::{Carried, Instruments};
+use crate::model::{Carried, Instruments, Symlinks};
 use crate::s3::{self, Form, ObjectFs, Store, Url, Ways};
 use crate::throttle::Cancel;
 use crate::transfer::{Reflink, WriteMode};
@@ -42,9 +42,9 @@ pub(super) fn open(
     if source_url.is_none() && dest_url.is_none() {
         return Ok(None);
     }
-    refuse_what_buckets_lack(job, dest_url.is_some())?;
+    refuse_what_buckets_lack(job, source_url.is_some(), dest_url.is_some())?;
     if let (Some(source), Some(dest)) = (&source_url, &dest_url) {
-        refuse_overlap(job, source, dest)?;
+        refuse_overlap(source, dest)?;
     }
     let connect = |url, side| Bucket::connect(job, url, side, cancel.clone());
     let source = match &source_url {
@@ -193,7 +193,7 @@ fn url_of(path: &Path) -> Result<Option<Url>, StartError> {
 }
 
 /// One prefix in the other, or both the same.
-fn refuse_overlap(job: &Job, source: &Url, dest: &Url) -> Result<(), StartError> {
+fn refuse_overlap(source: &Url, dest: &Url) -> Result<(), StartError> {
     if source.bucket != dest.bucket {
         return Ok(());
     }
@@ -202,17 +202,20 @@ fn refuse_overlap(job: &Job, source: &Url, dest: &Url) -> Result<(), StartError>
             "destination '{dest}' is or lies inside source '{source}', so it would be copied into itself; choose one outside"
         )));
     }
-    let deletes = job.delete != Delete::Never && job.task == Task::Sync;
-    if deletes && source.prefix.starts_with(&dest.prefix) {
+    if source.prefix.starts_with(&dest.prefix) {
         return Err(StartError::location(format!(
-            "source '{source}' lies inside destination '{dest}', so deleting there would delete the source; leave out --delete or choose another destination"
+            "source '{source}' lies inside destination '{dest}', so it could be overwritten while it is read; choose another destination"
         )));
     }
     Ok(())
 }
 
 /// What an option would carry from objects that do not have it, it would take from the copies.
-fn refuse_what_buckets_lack(job: &Job, to_bucket: bool) -> Result<(), StartError> {
+fn refuse_what_buckets_lack(
+    job: &Job,
+    from_bucket: bool,
+    to_bucket: bool,
+) -> Result<(), StartError> {
     let Carried { xattrs, acls, .. } = job.policy.extended;
     for (option, given) in [
         ("--xattrs", xattrs),
@@ -229,6 +232,11 @@ fn refuse_what_buckets_lack(job: &Job, to_bucket: bool) -> Result<(), StartError
                 "{option} does not go with a bucket: objects have nothing of that kind"
             )));
         }
+    }
+    if from_bucket && job.symlinks != Symlinks::Keep {
+        return Err(StartError::location(String::from(
+            "--copy-links, --safe-links and their like do not go with a bucket as source: a listing does not tell symlinks from files",
+        )));
     }
     if to_bucket && job.backup.is_some() {
         return Err(StartError::location(String::from(

@@ -4,23 +4,24 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{CompletedPart, MetadataDirective};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::errno::Errno;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::about::{About, dressed};
 use super::attributes::Listed;
 use super::dir::head;
 use super::failure::errno_of;
-use super::store::Store;
+use super::store::{Store, patient};
 use super::upload::Upload;
 use crate::io::Change;
 use crate::model::Meta;
 
 /// Objects of up to so many parts are copied as a whole: a server takes some seconds for a gigabyte.
 const WHOLE_PARTS_MAX: u64 = 16;
+/// No server copies more at once.
+const WHOLE_BYTES_MAX: u64 = 5 << 30;
 /// Parts of one object that are copied at once.
 const PARTS_AT_ONCE: usize = 16;
 /// What a key keeps of itself in a header.
@@ -38,62 +39,6 @@ pub(super) struct Original {
     key: String,
     pub(super) version: Listed,
     about: About,
-}
-
-/// What an object has besides its contents.
-#[derive(Clone, Debug, Default)]
-pub(super) struct About {
-    metadata: HashMap<String, String>,
-    content_type: Option<String>,
-    content_encoding: Option<String>,
-    content_language: Option<String>,
-    content_disposition: Option<String>,
-    cache_control: Option<String>,
-}
-
-impl About {
-    fn of(answer: HeadObjectOutput) -> Self {
-        Self {
-            metadata: answer.metadata.unwrap_or_default(),
-            content_type: answer.content_type,
-            content_encoding: answer.content_encoding,
-            content_language: answer.content_language,
-            content_disposition: answer.content_disposition,
-            cache_control: answer.cache_control,
-        }
-    }
-
-    pub(super) fn of_metadata(metadata: HashMap<String, String>) -> Self {
-        Self {
-            metadata,
-            ..Self::default()
-        }
-    }
-
-    /// The same with other attributes of the file.
-    fn with(&self, attributes: HashMap<String, String>) -> Self {
-        let mut about = self.clone();
-        about.metadata.extend(attributes);
-        about
-    }
-
-    pub(super) fn add(&mut self, key: &str, value: String) {
-        self.metadata.insert(key.to_owned(), value);
-    }
-
-    /// Says it in a request that makes an object.
-    pub(super) fn put_into_upload(
-        self,
-        request: CreateMultipartUploadFluentBuilder,
-    ) -> CreateMultipartUploadFluentBuilder {
-        request
-            .set_metadata(Some(self.metadata))
-            .set_content_type(self.content_type)
-            .set_content_encoding(self.content_encoding)
-            .set_content_language(self.content_language)
-            .set_content_disposition(self.content_disposition)
-            .set_cache_control(self.cache_control)
-    }
 }
 
 impl Original {
@@ -127,7 +72,8 @@ impl Original {
         if attributes.is_empty() {
             return Ok(());
         }
-        self.copy_to(store, &self.key, attributes).await
+        let about = self.about.with(attributes).still_in_store(store);
+        self.copy_about(store, &self.key, about).await
     }
 
     fn source(&self) -> String {
@@ -148,8 +94,13 @@ impl Original {
         key: &str,
         attributes: HashMap<String, String>,
     ) -> Result<(), Errno> {
-        let about = self.about.with(attributes);
-        if self.version.size > WHOLE_PARTS_MAX * store.part_bytes {
+        let about = self.about.with(attributes).in_store(store);
+        self.copy_about(store, key, about).await
+    }
+
+    async fn copy_about(&self, store: &Arc<Store>, key: &str, about: About) -> Result<(), Errno> {
+        let whole_max = WHOLE_BYTES_MAX.min(WHOLE_PARTS_MAX * store.part_bytes);
+        if self.version.size > whole_max {
             return self.copy_in_parts(store, key, about).await;
         }
         let request = store.client.copy_object();
@@ -157,16 +108,9 @@ impl Original {
         let request = request
             .copy_source(self.source())
             .set_copy_source_if_match(self.etag())
-            .metadata_directive(MetadataDirective::Replace)
-            .set_metadata(Some(about.metadata))
-            .set_content_type(about.content_type)
-            .set_content_encoding(about.content_encoding)
-            .set_content_language(about.content_language)
-            .set_content_disposition(about.content_disposition)
-            .set_cache_control(about.cache_control)
-            .set_storage_class(store.storage_class.clone())
-            .set_server_side_encryption(store.encryption.clone())
-            .set_ssekms_key_id(store.encryption_key.clone());
+            .metadata_directive(MetadataDirective::Replace);
+        let request = dressed!(request, about).customize();
+        let request = request.config_override(patient());
         let copying = store.clone();
         let copied = store.run(async move {
             let answer = copying.in_turn(request.send()).await;
@@ -217,7 +161,9 @@ impl Original {
             .part_number(number)
             .copy_source(self.source())
             .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
-            .set_copy_source_if_match(self.etag());
+            .set_copy_source_if_match(self.etag())
+            .customize()
+            .config_override(patient());
         let copying = store.clone();
         let copied = store.run(async move {
             let answer = copying.in_turn(request.send()).await;

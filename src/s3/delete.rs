@@ -1,6 +1,6 @@
 //! Objects that go, many in one request: what comes while others are under way goes with the next.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::failure::{errno_of, of_code};
+use super::failure::errno_of;
 use super::store::Store;
 
 /// No request deletes more.
@@ -128,17 +128,15 @@ async fn delete_many(store: &Store, batch: Vec<Doomed>) {
             return;
         }
     };
-    let failed: std::collections::HashMap<&str, &str> = failed
-        .iter()
-        .filter_map(|error| Some((error.key()?, error.code().unwrap_or_default())))
-        .collect();
-    for doomed in batch {
-        let outcome = match failed.get(doomed.key.as_str()) {
-            Some(code) => Err(of_code(code)),
-            None => Ok(()),
-        };
-        let _ = doomed.told.send(outcome);
+    // Alone they are repeated, and say why they cannot be. One that is not named may be any.
+    let is_told = failed.iter().all(|error| error.key().is_some());
+    let failed: HashSet<&str> = failed.iter().filter_map(|error| error.key()).collect();
+    let is_left = |doomed: &Doomed| !is_told || failed.contains(doomed.key.as_str());
+    let (left, gone): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_left);
+    for doomed in gone {
+        let _ = doomed.told.send(Ok(()));
     }
+    join_all(left.into_iter().map(|doomed| delete_one(store, doomed))).await;
 }
 
 /// Whether a server does not know the request.

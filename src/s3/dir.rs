@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use tokio::sync::Mutex;
 
 use super::attributes::{self, Listed};
+use super::delete::delete;
 use super::failure::{errno_of, errno_of_list};
-use super::listing::Cursor;
+use super::listing::{Cursor, decoded};
 use super::store::Store;
 use crate::io::Reply;
 use crate::model::{Listing, Meta, State};
@@ -42,6 +43,39 @@ impl Dir {
     pub(super) fn key(&self, name: &CStr) -> Result<String, Errno> {
         let name = name.to_str().map_err(|_| Errno::ENOENT)?;
         Ok(format!("{}{name}", self.prefix))
+    }
+
+    /// The key of an object that is to be made.
+    ///
+    /// # Errors
+    /// EILSEQ and ENAMETOOLONG for what no key can be.
+    pub(super) fn new_key(&self, name: &CStr) -> Result<String, Errno> {
+        if name.to_str().is_err() {
+            return Err(Errno::EILSEQ);
+        }
+        self.key(name).and_then(of_length)
+    }
+
+    /// The key of the object that keeps the directory when it is empty.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG.
+    pub(super) fn marker(&self) -> Result<String, Errno> {
+        of_length(self.prefix.clone())
+    }
+
+    /// Removes the directory, if it is empty.
+    ///
+    /// # Errors
+    /// ENOTEMPTY, and others of [`errno_of`].
+    pub(super) async fn remove(&self, store: &Arc<Store>) -> Result<(), Errno> {
+        let (asking, prefix) = (store.clone(), self.prefix.clone());
+        let listed = store.run(async move { first_keys(&asking, &prefix, 2).await });
+        match listed.await?.as_slice() {
+            [] => Ok(()),
+            [only] if *only == self.prefix => delete(store, self.prefix.clone()).await,
+            _ => Err(Errno::ENOTEMPTY),
+        }
     }
 
     pub(super) fn below(&self, name: &CStr) -> Result<Self, Errno> {
@@ -193,13 +227,38 @@ async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {
     if prefix.len() > KEY_BYTES_MAX {
         return Err(Errno::ENOENT);
     }
-    let request = store.client.list_objects_v2().bucket(&store.bucket);
-    let request = request.prefix(&prefix).max_keys(1);
-    let request = request.encoding_type(EncodingType::Url);
-    let answer = store.in_turn(request.send()).await;
-    let answer = answer.map_err(|error| errno_of_list(&error))?;
-    if answer.contents().is_empty() && answer.is_truncated() != Some(true) {
+    if first_keys(store, &prefix, 1).await?.is_empty() {
         return Err(Errno::ENOENT);
     }
     Ok(attributes::dir(&prefix, store.dev))
+}
+
+/// Up to so many keys that begin with a prefix. One that is not UTF-8 is told in other letters.
+async fn first_keys(store: &Store, prefix: &str, count: i32) -> Result<Vec<String>, Errno> {
+    let request = store.client.list_objects_v2().bucket(&store.bucket);
+    let request = request.prefix(prefix).max_keys(count);
+    let request = request.encoding_type(EncodingType::Url);
+    let answer = store.in_turn(request.send()).await;
+    let answer = answer.map_err(|error| errno_of_list(&error))?;
+    let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
+    let keys = answer.contents().iter().filter_map(|object| object.key());
+    let keys = keys.map(|key| {
+        if is_encoded {
+            String::from_utf8_lossy(&decoded(key)).into_owned()
+        } else {
+            key.to_owned()
+        }
+    });
+    let keys: Vec<String> = keys.collect();
+    if keys.is_empty() && answer.is_truncated() == Some(true) {
+        return Err(Errno::EPROTO);
+    }
+    Ok(keys)
+}
+
+fn of_length(key: String) -> Result<String, Errno> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    Ok(key)
 }

@@ -27,6 +27,10 @@ where
     {
         return Errno::EACCES;
     }
+    if error.code() == Some("InvalidObjectState") {
+        // Archived: it has to be restored first.
+        return Errno::ENODATA;
+    }
     match error {
         SdkError::ServiceError(answer) => of_status(answer.raw().status().as_u16()),
         SdkError::TimeoutError(_) => Errno::ETIMEDOUT,
@@ -45,16 +49,6 @@ where
     match errno_of(error) {
         Errno::ENOENT => Errno::EIO,
         errno => errno,
-    }
-}
-
-/// The error of a part of a request that the server gives a code of its own.
-pub(super) fn of_code(code: &str) -> Errno {
-    tracing::warn!("a request failed: {code}");
-    match code {
-        "AccessDenied" => Errno::EACCES,
-        "InternalError" | "SlowDown" | "ServiceUnavailable" => Errno::EAGAIN,
-        _ => Errno::EIO,
     }
 }
 

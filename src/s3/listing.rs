@@ -169,7 +169,7 @@ fn name_of(bytes: &[u8]) -> Option<CString> {
 }
 
 /// Keys come encoded as in a query, for XML has no way to write control characters.
-fn decoded(key: &str) -> Vec<u8> {
+pub(super) fn decoded(key: &str) -> Vec<u8> {
     percent_decode_str(&key.replace('+', " ")).collect()
 }
 

@@ -1,6 +1,7 @@
 //! A bucket as a tree: a key is a path, and what ends at its last slash is its directory. Requests run on threads of their own,
 //! where the SDK needs its executor; shards wait for them as for every other call that takes its time.
 
+mod about;
 mod attributes;
 mod copy;
 mod delete;

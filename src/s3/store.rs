@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::about::Kept;
 use super::attributes::Form;
 use super::delete::Deleter;
 use super::failure::words;
@@ -34,6 +35,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// With all attempts; a body may take longer.
 const REQUEST_MAX: Duration = Duration::from_secs(180);
+/// The same where contents are sent, or the server works on them: a part on a slow line. What comes to a stand ends earlier.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Where buckets are when nobody says: compatible servers take any.
 const REGION: &str = "us-east-1";
 /// A thread makes 3,000 to 4,000 requests a second.
@@ -76,12 +79,9 @@ pub struct Store {
     pub(super) side: Side,
     /// Tells this bucket from others, and from filesystems.
     pub(super) dev: u64,
-    pub(super) storage_class: Option<StorageClass>,
-    pub(super) encryption: Option<ServerSideEncryption>,
-    pub(super) encryption_key: Option<String>,
+    /// How new objects are kept.
+    pub(super) kept: Kept,
     pub(super) part_bytes: u64,
-    /// Whether contents are part of a request's signature: not where TLS guards them, and never instead of a checksum.
-    pub(super) signs_payloads: bool,
     /// Of the parts of objects; none for servers that know none.
     pub(super) checksum: Option<ChecksumAlgorithm>,
     pub(super) deleter: Deleter,
@@ -127,7 +127,6 @@ impl Store {
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
         let (client, shared) = runtime.block_on(client(options));
-        let endpoint = shared.endpoint_url().unwrap_or("https");
         let checks = shared.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
         let store = Self {
@@ -138,14 +137,15 @@ impl Store {
                 Side::Source => u64::MAX,
                 Side::Destination => u64::MAX - 1,
             },
-            storage_class: options.storage_class.as_deref().map(StorageClass::from),
-            encryption: options
-                .encryption
-                .as_deref()
-                .map(ServerSideEncryption::from),
-            encryption_key: options.encryption_key.clone(),
+            kept: Kept {
+                storage_class: options.storage_class.as_deref().map(StorageClass::from),
+                encryption: options
+                    .encryption
+                    .as_deref()
+                    .map(ServerSideEncryption::from),
+                encryption_key: options.encryption_key.clone(),
+            },
             part_bytes: options.part_bytes,
-            signs_payloads: !endpoint.starts_with("https"),
             checksum: (checks != Some(RequestChecksumCalculation::WhenRequired))
                 .then_some(ChecksumAlgorithm::Crc32),
             deleter: Deleter::default(),
@@ -201,6 +201,9 @@ impl Store {
         &self,
         work: impl Future<Output = Result<T, Errno>> + Send + 'static,
     ) -> Result<T, Errno> {
+        if self.cancel.is_set() {
+            return Err(Errno::ECANCELED);
+        }
         match select(pin!(self.run_to_end(work)), self.cancel.cancelled()).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right(_) => Err(Errno::ECANCELED),
@@ -240,14 +243,18 @@ impl Store {
     }
 
     /// Waits for memory for contents that are to be sent: so many bytes, or all there is.
-    pub(super) async fn memory(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    ///
+    /// # Errors
+    /// ECANCELED when the run ends before.
+    pub(super) async fn memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Errno> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let memory = self.memory.clone();
-        // Closed only with the store.
-        memory
-            .acquire_many_owned(kib.min(self.memory_kib))
-            .await
-            .ok()
+        let permit = memory.acquire_many_owned(kib.min(self.memory_kib));
+        match select(pin!(permit), self.cancel.cancelled()).await {
+            // Closed only with the store.
+            Either::Left((permit, _)) => permit.map_err(|_| Errno::EIO),
+            Either::Right(_) => Err(Errno::ECANCELED),
+        }
     }
 
     /// Starts something that goes on beside its starter.
@@ -263,6 +270,16 @@ impl Drop for Store {
             runtime.shutdown_background();
         }
     }
+}
+
+/// For requests whose contents take their time on the way, or whose work takes the server long.
+pub(super) fn patient() -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_MAX)
+        .read_timeout(PATIENCE)
+        .operation_timeout(PATIENCE * ATTEMPTS_MAX)
+        .build();
+    aws_sdk_s3::config::Builder::new().timeout_config(timeouts)
 }
 
 fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {

@@ -191,7 +191,7 @@ async fn run(store: Arc<Store>, ways: Ways, op: Op) -> Result<Reply, Errno> {
 async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, Errno> {
     match op {
         Op::Create { name, .. } => {
-            let upload = Upload::new(store.clone(), subject.dir()?.key(&name)?);
+            let upload = Upload::new(store.clone(), subject.dir()?.new_key(&name)?);
             let meta = attributes::unwritten(store.dev);
             return Ok(Reply::Opened(handle(&store, Node::Upload(upload)), meta));
         }
@@ -231,11 +231,9 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
         Op::Discard { .. } => subject.upload()?.abandon().await,
         Op::MakeDir { name, .. } => {
             // A directory is there as soon as something is in it. The empty ones are kept by an object of their own.
-            if name.as_c_str() == c"." {
-                let key = subject.dir()?.key(c"")?;
-                if !key.is_empty() {
-                    upload::put(&store, &key, HashMap::new(), b"").await?;
-                }
+            let key = subject.dir()?.below(&name)?.marker()?;
+            if name.as_c_str() == c"." && !key.is_empty() {
+                upload::put(&store, &key, HashMap::new(), b"").await?;
             }
         }
         Op::MakeSymlink { name, target, .. } => {
@@ -243,11 +241,11 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
                 return Err(Errno::EOPNOTSUPP);
             }
             let metadata = store.form.metadata(Kind::Symlink, &Change::default());
-            let key = subject.dir()?.key(&name)?;
+            let key = subject.dir()?.new_key(&name)?;
             upload::put(&store, &key, metadata, target.to_bytes()).await?;
         }
         Op::Unlink { name, .. } => delete(&store, subject.dir()?.key(&name)?).await?,
-        Op::RemoveDir { name, .. } => delete(&store, subject.dir()?.key(&name)? + "/").await?,
+        Op::RemoveDir { name, .. } => subject.dir()?.below(&name)?.remove(&store).await?,
         // What a server has confirmed is on its disks.
         Op::Fsync { .. } | Op::SyncFs { .. } => {}
         _ => return Err(Errno::EOPNOTSUPP),

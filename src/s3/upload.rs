@@ -10,17 +10,18 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use nix::errno::Errno;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
-use super::copy::{About, Original};
+use super::about::{About, dressed};
+use super::copy::Original;
 use super::dir::head;
 use super::failure::errno_of;
-use super::store::Store;
+use super::store::{Store, patient};
 use crate::io::Change;
 use crate::model::Kind;
 
 /// No object has more parts.
 const PARTS_MAX: u64 = 10_000;
-/// Parts up to here are each filled by one writer, who may therefore wait for memory: chunks of large files are as large.
-const FILLED_BY_ONE_MAX: u64 = 16 << 20;
+/// Smaller files have one writer, who may therefore wait for memory; the writers of others are few.
+const SHARED_BYTES_MIN: u64 = 64 << 20;
 /// Whose upload an object is: a reply that is lost says nothing of whether the parts were put together.
 const UPLOAD_ID: &str = "ringsync-upload";
 
@@ -126,10 +127,18 @@ impl Upload {
         part_bytes: u64,
     ) -> Result<(), Errno> {
         let end = size.saturating_sub(number * part_bytes).min(part_bytes);
-        let is_new = !self.written().parts.contains_key(&number);
-        let memory = if is_new && part_bytes <= FILLED_BY_ONE_MAX {
+        let (is_new, waiting) = {
+            let mut written = self.written();
+            // Of an object whose size nobody knows, the first part may be all there is.
+            let waiting = (size == 0 && number > 0).then(|| written.parts.remove(&0));
+            (!written.parts.contains_key(&number), waiting.flatten())
+        };
+        if let Some(part) = waiting {
+            self.send(0, part).await?;
+        }
+        let memory = if is_new && size < SHARED_BYTES_MIN {
             let len = if size == 0 { part_bytes } else { end };
-            self.store.memory(len).await
+            Some(self.store.memory(len).await?)
         } else {
             None
         };
@@ -142,27 +151,18 @@ impl Upload {
             });
             part.add(bytes, start);
             let is_full = part.filled == part_bytes || size > 0 && part.filled == end;
-            // Of an object whose size nobody knows, the first part may be all there is.
             let goes_in_parts = number > 0 || size > part_bytes;
-            if goes_in_parts {
-                let waited = size == 0 && number > 0;
-                let first = waited.then(|| written.parts.remove(&0)).flatten();
-                let first = first.map(|part| (0, part));
-                let this = is_full.then(|| written.parts.remove(&number)).flatten();
-                let this = this.map(|part| (number, part));
-                [first, this]
-            } else {
-                [None, None]
-            }
+            let goes = is_full && goes_in_parts;
+            goes.then(|| written.parts.remove(&number)).flatten()
         };
-        for (number, part) in full.into_iter().flatten() {
-            self.send(number, part).await?;
+        match full {
+            Some(part) => self.send(number, part).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn send(&self, number: u64, part: Part) -> Result<(), Errno> {
-        let about = || About::of_metadata(self.metadata());
+        let about = || About::new(&self.store, self.metadata());
         let id = self
             .id
             .get_or_try_init(|| self.begin(about()))
@@ -175,14 +175,10 @@ impl Upload {
         let request = request.bucket(&store.bucket).key(&self.key);
         let request = request.upload_id(id).part_number(number);
         let request = request.body(ByteStream::from(part.bytes));
+        let request = request.customize().config_override(patient());
         let sending = self.store.clone();
         let memory = part.memory;
         let sent = store.run(async move {
-            let request = if sending.signs_payloads {
-                request.customize()
-            } else {
-                request.customize().disable_payload_signing()
-            };
             let answer = sending.in_turn(request.send()).await;
             let answer = answer.map_err(|error| errno_of(&error))?;
             drop(memory);
@@ -213,17 +209,15 @@ impl Upload {
     /// Returns what the server calls the upload.
     async fn begin(&self, mut about: About) -> Result<String, Errno> {
         let store = self.store.clone();
-        about.add(UPLOAD_ID, self.own_id.clone());
+        let own_id = (UPLOAD_ID.to_owned(), self.own_id.clone());
+        about.metadata.extend([own_id]);
         let request = store.client.create_multipart_upload();
         let request = request.bucket(&store.bucket).key(&self.key);
-        let request = about
-            .put_into_upload(request)
-            .set_checksum_algorithm(store.checksum.clone())
-            .set_storage_class(store.storage_class.clone())
-            .set_server_side_encryption(store.encryption.clone())
-            .set_ssekms_key_id(store.encryption_key.clone());
+        let request = dressed!(request, about);
+        let request = request.set_checksum_algorithm(store.checksum.clone());
         let beginning = self.store.clone();
-        let begun = store.run(async move {
+        // Nobody could abort what he was not told of.
+        let begun = store.run_to_end(async move {
             let answer = beginning.in_turn(request.send()).await;
             let answer = answer.map_err(|error| errno_of(&error))?;
             answer.upload_id.ok_or(Errno::EPROTO)
@@ -276,7 +270,9 @@ impl Upload {
         let request = request.bucket(&store.bucket).key(&self.key);
         let request = request
             .set_upload_id(self.id.get().cloned())
-            .multipart_upload(parts.build());
+            .multipart_upload(parts.build())
+            .customize()
+            .config_override(patient());
         let (key, own_id) = (self.key.clone(), self.own_id.clone());
         let completing = self.store.clone();
         let completed = store.run_to_end(async move {
@@ -296,6 +292,7 @@ impl Upload {
 
     /// Gives the object up: nothing of it stays.
     pub(super) async fn abandon(&self) {
+        self.written().parts.clear();
         if let Some(abort) = self.abort() {
             let aborted = self.store.run_to_end(async move {
                 abort.await;
@@ -364,19 +361,11 @@ async fn put_object(
 ) -> Result<(), Errno> {
     let request = store.client.put_object();
     let request = request.bucket(&store.bucket).key(key);
-    let request = request
-        .set_metadata(Some(metadata))
-        .set_storage_class(store.storage_class.clone())
-        .set_server_side_encryption(store.encryption.clone())
-        .set_ssekms_key_id(store.encryption_key.clone())
-        .body(ByteStream::from(part.bytes));
+    let request = dressed!(request, About::new(store, metadata));
+    let request = request.body(ByteStream::from(part.bytes));
+    let request = request.customize().config_override(patient());
     let (putting, memory) = (store.clone(), part.memory);
     let put = store.run(async move {
-        let request = if putting.signs_payloads {
-            request.customize()
-        } else {
-            request.customize().disable_payload_signing()
-        };
         let answer = putting.in_turn(request.send()).await;
         drop(memory);
         answer.map(drop).map_err(|error| errno_of(&error))

@@ -1,5 +1,6 @@
 //! Lists and stats in batches, so that other tasks of the shard get their turn in between.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -48,12 +49,24 @@ pub(super) async fn stat_all(
     shard: &Shard,
     fs: &Rc<dyn Fs>,
     dir: &Handle,
-    mut listing: Listing,
+    listing: Listing,
     from: usize,
 ) -> Listing {
-    let mut start = from;
-    while start < listing.len() && !shard.cancelled() {
-        let end = listing.len().min(start + STAT_BATCH);
+    let range = from..listing.len();
+    stat_range(shard, fs, dir, listing, range).await
+}
+
+/// The same for the entries at some positions.
+pub(super) async fn stat_range(
+    shard: &Shard,
+    fs: &Rc<dyn Fs>,
+    dir: &Handle,
+    mut listing: Listing,
+    range: Range<usize>,
+) -> Listing {
+    let Range { mut start, end: to } = range;
+    while start < to && !shard.cancelled() {
+        let end = to.min(start + STAT_BATCH);
         let (dir, range) = (dir.clone(), start..end);
         let op = Op::StatMany {
             dir,

@@ -162,7 +162,9 @@ impl Splitter<'_> {
             match read_batch(fs, dir, listing).await {
                 Ok((read, more)) => {
                     listing = read;
-                    is_whole &= !report_refused(self.shard, &self.dirs.node, side, &mut listing);
+                    let refused = report_refused(self.shard, &self.dirs.node, side, &mut listing);
+                    // What the destination has besides names is nothing that the source could lack.
+                    is_whole &= !refused || side == Side::Destination;
                     if !more && listing.is_empty() {
                         break is_whole;
                     }

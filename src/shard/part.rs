@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use super::batch::{read_batch, stat_all};
+use super::batch::{read_batch, report_refused, stat_all, stat_range};
 use super::index::NameIndex;
 use super::plan::{InHand, Plan, Removal, Step};
 use super::skip::Seen;
@@ -148,7 +148,8 @@ impl Part {
                 return;
             }
             match read_batch(&shard.dest, &dir, batch).await {
-                Ok((listing, more)) => {
+                Ok((mut listing, more)) => {
+                    report_refused(shard, &self.dirs.node, Side::Destination, &mut listing);
                     batch = self.match_dest(shard, &dir, listing).await;
                     batch.clear();
                     if !more {
@@ -248,11 +249,11 @@ impl Part {
         let entries = &self.plan.source.entries;
         let wanted = |at: &usize| entries[*at].state == State::Wanted;
         let asked: Vec<usize> = found.iter().flatten().copied().filter(wanted).collect();
-        let Some(&first) = asked.iter().min() else {
+        let (Some(&first), Some(&last)) = (asked.iter().min(), asked.iter().max()) else {
             return;
         };
         let listing = std::mem::take(&mut self.plan.source);
-        self.plan.source = stat_all(shard, &shard.source, &dir, listing, first).await;
+        self.plan.source = stat_range(shard, &shard.source, &dir, listing, first..last + 1).await;
         for at in asked {
             let source = &self.plan.source;
             self.report_failed_stat(shard, Side::Source, source, &source.entries[at]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_channel::Receiver;
 use nix::errno::Errno;
 
-use super::batch::{read_batch, stat_all};
+use super::batch::{read_batch, report_refused, stat_all};
 use super::node::{self, Dirs, Job, Node, Presence};
 use super::part::{Part, Read};
 use super::plan::{InHand, Plan, Removal};
@@ -468,7 +468,10 @@ async fn remove(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, mut
             return node.keep();
         }
         match read_batch(&shard.dest, &dest, listing).await {
-            Ok((read, more)) => {
+            Ok((mut read, more)) => {
+                if report_refused(shard, node, Side::Destination, &mut read) {
+                    node.keep();
+                }
                 listing = read;
                 in_hand.lease.hold(listing.len());
                 if !more {

@@ -39,6 +39,7 @@ impl Lane {
         let mode = if carried.has(Attrs::MODE) {
             wanted.mode
         } else {
+            let existed = existed.filter(|meta| !meta.unknown.has(Attrs::MODE));
             existed.map_or(wanted.mode & 0o777 & !self.options.umask, |meta| meta.mode)
         };
         // chown clears setuid and setgid, so those are set again after it.

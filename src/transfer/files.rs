@@ -54,6 +54,15 @@ struct Filled {
     faithful: bool,
 }
 
+/// What was read back of a file.
+enum ReadBack {
+    Faithful,
+    /// The source has changed meanwhile.
+    Changed,
+    /// Not what the source has.
+    Other,
+}
+
 impl Filled {
     /// `before` and `after`: how the source looked.
     fn new(copied: Copied, before: &Meta, after: &Meta, faithful: bool) -> Self {
@@ -152,17 +161,46 @@ impl Lane {
             }
             let mut copied = filled.copied;
             copied.unsettled = !filled.settled;
-            self.install(place, made, existing).await?;
-            if closing && self.options.verify && !self.contents_equal_at(place).await? {
-                corrupt += 1;
-                if corrupt < verify::COPIES_MAX {
-                    continue;
+            match self.install(place, made, existing).await {
+                Err(failure) if copied.cloned && closing && failure.is_about_original() => {
+                    if attempts < ATTEMPTS_MAX {
+                        continue;
+                    }
+                    return Err(failure.of(Side::Source));
                 }
-                self.unlink_if_there(place.dest, place.name).await?;
-                return Err(verify::corrupted());
+                installed => installed?,
+            }
+            if closing && self.options.verify && !copied.unsettled {
+                match self.read_back(place, &before).await? {
+                    ReadBack::Faithful => {}
+                    ReadBack::Changed => copied.unsettled = true,
+                    ReadBack::Other if corrupt + 1 < verify::COPIES_MAX => {
+                        corrupt += 1;
+                        continue;
+                    }
+                    ReadBack::Other => {
+                        // Its size and its time would say that it is equal.
+                        self.unlink_if_there(place.dest, place.name).await?;
+                        return Err(verify::corrupted());
+                    }
+                }
             }
             return Ok(copied);
         }
+    }
+
+    /// What a file is that could not be read back before it had its name. `before`: how the source looked.
+    async fn read_back(&self, place: Place<'_>, before: &Meta) -> Result<ReadBack, Failure> {
+        if self.contents_equal_at(place).await? {
+            return Ok(ReadBack::Faithful);
+        }
+        let after = self.stat_in_source(place).await?;
+        let is_same = after.size == before.size && after.mtime == before.mtime;
+        Ok(if is_same {
+            ReadBack::Other
+        } else {
+            ReadBack::Changed
+        })
     }
 
     async fn open_source(&self, place: Place<'_>) -> Result<(Handle, Meta), Failure> {
@@ -441,7 +479,8 @@ impl Lane {
             self.give_up(file).await;
             return Err(failure);
         }
-        let kept = file.clone();
+        // Nobody else may have it open: the last close tells late errors.
+        let kept = (landing == Landing::Closing).then(|| file.clone());
         let installed = match self.on_dest(Op::Close { file }).await {
             Ok(_) if landing == Landing::Temp => self.replace(place, name.clone(), existing).await,
             Ok(_) => Ok(()),
@@ -449,7 +488,7 @@ impl Lane {
         };
         self.forget_partial(partial);
         if installed.is_err() {
-            if landing == Landing::Closing {
+            if let Some(kept) = kept {
                 self.give_up(kept).await;
             } else if landing == Landing::InPlace {
                 if let Ok((inode, _)) = self.open_place(place.dest, name).await {

@@ -157,6 +157,15 @@ impl Failure {
         is_unasked && self.side == Side::Source && self.cause == Cause::Replaced
     }
 
+    /// Whether it is the original of a copy that a server was to make which is not what it was.
+    fn is_about_original(&self) -> bool {
+        self.is(Errno::ESTALE) || self.is(Errno::ENOENT)
+    }
+
+    fn of(self, side: Side) -> Self {
+        Self { side, ..self }
+    }
+
     fn is(&self, errno: Errno) -> bool {
         self.cause == Cause::Errno(errno)
     }

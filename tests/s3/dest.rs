@@ -190,10 +190,50 @@ fn objects_of_other_sizes_are_not_asked() {
     for name in ["same", "other", "new"] {
         assert_eq!(sending.body(name), b"contents");
     }
-    // An object that was written since its source was cannot be older.
+    // A file that has come from elsewhere with its time is newer than the copy, and older than the object.
+    let path = sending.src.join("same");
+    let file = |contents: &[u8], time: u64| {
+        fs::write(&path, contents).unwrap();
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(time);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    file(b"oldest!!", 1_000_000_000);
+    sending.sync(&[]).exits(0);
+    file(b"newer!!!", 1_000_000_001);
     sending.sync(&["--update"]).exits(0);
-    let seen = sending.seen();
-    assert!(heads(&seen) == 0 && !seen.iter().any(is_write), "{seen:?}");
+    assert_eq!(sending.body("same"), b"newer!!!");
+    file(b"older!!!", 999_999_999);
+    sending.sync(&["--update"]).exits(0);
+    assert_eq!(sending.body("same"), b"newer!!!");
+}
+
+#[test]
+fn a_directory_that_is_in_the_way_goes_only_when_that_is_asked_for() {
+    let sending = Sending::new();
+    sending.write("a", b"a file now");
+    sending.scene.server.put("p/a/x", b"1", POSIX);
+    sending.scene.server.put("p/a/y/z", b"2", POSIX);
+    let told = sending.sync(&[]);
+    assert!(told.exits(23).err().contains("'a'"), "{}", told.describe());
+    assert_eq!(sending.keys(), ["p/a/x", "p/a/y/z"]);
+    sending.sync(&["--force"]).exits(0);
+    assert_eq!(sending.keys(), ["p/a"]);
+    // And the other way round.
+    fs::remove_file(sending.src.join("a")).unwrap();
+    sending.write("a/x", b"1");
+    sending.sync(&[]).exits(0);
+    assert_eq!(sending.keys(), ["p/a/x"]);
+}
+
+#[test]
+fn what_a_bucket_has_beside_a_directory_of_its_name_is_told() {
+    let sending = Sending::new();
+    sending.write("a", b"contents");
+    sending.sync(&[]).exits(0);
+    sending.scene.server.put("p/a/x", b"1", POSIX);
+    let told = sending.sync(&["--delete"]);
+    assert!(told.exits(23).err().contains("'a'"), "{}", told.describe());
 }
 
 #[test]
@@ -409,13 +449,26 @@ fn what_is_verified_is_read_back() {
     sending.write("a", b"contents");
     sending.sync(&["--verify"]).exits(0);
     assert!(sending.seen().contains(&Request::Get(String::from("p/a"))));
-    // Another one writes there, and what is read is not what was written.
+    // A server that gives back something else: what it has must not look equal to the next run.
     sending.write("b", b"contents");
     sending.scene.server.faults(|request| match request {
-        Request::Get(_) => Some(Fault::Status(404)),
+        Request::Get(_) => Some(Fault::Altered),
         _ => None,
     });
+    let told = sending.sync(&["--verify"]);
+    assert!(told.exits(23).err().contains("'b'"), "{}", told.describe());
+    assert_eq!(sending.keys(), ["p/a"]);
+    // A source that has grown since is no reason to take its copy away.
+    let path = sending.src.join("b");
+    sending.scene.server.faults(move |request| {
+        if matches!(request, Request::Get(_)) {
+            let mut log = fs::File::options().append(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut log, b"more").unwrap();
+        }
+        None
+    });
     sending.sync(&["--verify"]).exits(23);
+    assert!(sending.body("b").starts_with(b"contents"));
 }
 
 #[test]
@@ -458,8 +511,8 @@ fn a_bucket_is_copied_by_the_server() {
     let refused = support::run(scene.command(&inside, &[]));
     assert!(refused.exits(3).err().contains("copied into itself"));
     let around = ["sync", "s3://bucket/p/sub", "s3://bucket/p"];
-    let refused = support::run(scene.command(&around, &["--delete"]));
-    assert!(refused.exits(3).err().contains("would delete the source"));
+    let refused = support::run(scene.command(&around, &[]));
+    assert!(refused.exits(3).err().contains("could be overwritten"));
 }
 
 #[test]
@@ -475,6 +528,16 @@ fn links_and_devices_are_left_out_where_nothing_can_keep_them() {
         told.describe()
     );
     assert_eq!(sending.keys(), ["p/a"]);
+    fs::create_dir(sending.src.join("of links")).unwrap();
+    symlink("../a", sending.src.join("of links/link")).unwrap();
+    sending.sync(&["--s3-metadata", "rclone"]).exits(0);
+    assert_eq!(sending.keys(), ["p/a", "p/of links/"]);
+    let again = sending.sync(&["--s3-metadata", "rclone", "-i"]);
+    assert!(
+        !again.exits(0).out().contains("cd+"),
+        "{}",
+        again.describe()
+    );
     assert_eq!(
         sending.scene.server.metadata("p/a", "file-permissions"),
         None

@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     NoToken,
     /// The object has other contents from now on, and this answer those of before.
     Replaced,
+    /// The answer has other contents than the object.
+    Altered,
     /// The request is not even read.
     Reset,
     /// It is carried out, and nobody is told.
@@ -265,7 +267,8 @@ impl Asked {
             ("GET", true) if has("uploads") => Request::Uploads,
             ("GET", true) => Request::List(self.query.get("prefix").cloned().unwrap_or_default()),
             ("POST", true) if has("delete") => Request::DeleteMany(keys_in(&self.text()).len()),
-            ("HEAD", false) => Request::Head(key),
+            // Whether a bucket is there is not worth a kind of its own.
+            ("HEAD", _) => Request::Head(key),
             ("GET", false) => Request::Get(key),
             ("POST", false) if has("uploads") => Request::Begin(key),
             ("POST", false) if has("uploadId") => Request::Complete(key),
@@ -359,8 +362,6 @@ impl State {
             }
             Request::Copy(key) => {
                 let body = Arc::new(self.copied(asked)?);
-                let directive = asked.headers.get("x-amz-metadata-directive");
-                assert_eq!(directive.map(String::as_str), Some("REPLACE"));
                 let etag = self.insert(key, body, asked.metadata());
                 let answer =
                     format!("<CopyObjectResult><ETag>&quot;{etag}&quot;</ETag></CopyObjectResult>");
@@ -523,6 +524,10 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
         drop(state);
         return send(stream, "200 OK", &[], body.as_bytes(), fault);
     }
+    if key.is_empty() {
+        drop(state);
+        return send(stream, "200 OK", &[], b"", None);
+    }
     let Some(object) = state.objects.get(&key).cloned() else {
         drop(state);
         return fail(404, "NoSuchKey");
@@ -661,7 +666,9 @@ fn send(
 ) -> bool {
     let mut headers = headers.to_vec();
     headers.push((String::from("Content-Length"), body.len().to_string()));
+    let altered: Vec<u8> = body.iter().map(|byte| byte ^ 1).collect();
     let (sent, goes_on) = match fault {
+        Some(Fault::Altered) => (&altered[..], true),
         Some(Fault::CutAfter(bytes)) => (&body[..bytes.min(body.len())], false),
         _ => (body, true),
     };

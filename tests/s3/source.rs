@@ -470,6 +470,12 @@ fn what_buckets_cannot_do_is_refused() {
         "{}",
         told.describe()
     );
+    let told = scene.sync(&["--safe-links"]);
+    assert!(
+        told.exits(3).err().contains("does not tell symlinks"),
+        "{}",
+        told.describe()
+    );
     let told = scene.run("sync", "s3://", &[]);
     assert!(
         told.exits(3).err().contains("names no bucket"),
