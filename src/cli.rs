@@ -36,6 +36,9 @@ pub enum Command {
     Config(Box<ConfigArgs>),
     /// List what --incremental remembers of earlier runs, or remove it
     Jobs(JobsArgs),
+    /// Look after buckets
+    #[command(subcommand)]
+    S3(S3Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (view it with `ringsync man | man -l -`)
@@ -109,7 +112,7 @@ pub struct DoctorArgs {
 pub struct SyncArgs {
     /// Source directory, or s3://BUCKET/PREFIX; a trailing slash means nothing
     pub src: PathBuf,
-    /// Destination directory; made when missing
+    /// Destination directory, made when missing; or s3://BUCKET/PREFIX
     pub dst: PathBuf,
 
     /// Change nothing, and tell what would be done
@@ -290,6 +293,27 @@ pub struct S3Args {
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM")]
     pub s3_metadata: Option<S3MetadataArg>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum S3Command {
+    /// Abort uploads in parts that were begun and never finished: a run that was killed leaves them, and they are paid for.
+    /// A server does not tell who began one, so those of other programs go too
+    Cleanup(Box<CleanupArgs>),
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// s3://BUCKET/PREFIX
+    pub place: PathBuf,
+    /// Only list them
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Only those that were begun before TIME: a date, "2 days ago", @SECONDS. What is being uploaded now must not go
+    #[arg(long, value_name = "TIME", default_value = "1 day ago")]
+    pub before: String,
+    #[command(flatten)]
+    pub s3: S3Args,
 }
 
 /// How objects are written.

@@ -29,6 +29,7 @@ use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
 use crate::s3::Url;
 use crate::transfer::{Fsync, Reflink, WriteMode};
+pub use buckets::cleanup;
 use layers::Layers;
 pub use memory::{Memory, state_dir};
 pub use settings::LogFormat;

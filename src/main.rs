@@ -43,7 +43,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use ringsync::cli::{Cli, Command, DoctorArgs, JobsAction, JobsArgs};
+use ringsync::cli::{CleanupArgs, Cli, Command, DoctorArgs, JobsAction, JobsArgs, S3Command};
 use ringsync::config::{self, Config};
 use ringsync::report::summary::exit;
 use ringsync::report::{self, say};
@@ -77,6 +77,7 @@ fn main() -> ExitCode {
             };
         }
         Command::Jobs(args) => return jobs(args),
+        Command::S3(S3Command::Cleanup(args)) => return cleanup(*args),
         Command::Completions { shell } => return print(&completions(shell)),
         Command::Man => return print(&manual()),
     };
@@ -132,6 +133,23 @@ fn jobs(args: JobsArgs) -> ExitCode {
                 fail(exit::USAGE, &failures.join("\nringsync: "))
             }
         }
+    }
+}
+
+/// Tells of each unfinished upload what became of it.
+fn cleanup(args: CleanupArgs) -> ExitCode {
+    let cleanup = match config::cleanup(args) {
+        Ok(cleanup) => cleanup,
+        Err(message) => return fail(exit::USAGE, &message),
+    };
+    let ended = match cleanup.run() {
+        Ok(ended) => ended,
+        Err(message) => return fail(exit::LOCATION, &message),
+    };
+    let printed = print(report::uploads::text(&ended).as_bytes());
+    match report::uploads::exit_code(&ended) {
+        exit::DONE => printed,
+        code => ExitCode::from(code),
     }
 }
 

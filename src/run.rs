@@ -1,6 +1,7 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
 pub mod backup;
+pub mod cleanup;
 mod crew;
 mod flight;
 mod guards;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::parse;
-use crate::cli::{S3Args, S3MetadataArg, S3WriteArgs};
+use crate::cli::{CleanupArgs, S3Args, S3MetadataArg, S3WriteArgs};
 use crate::model::path::escape;
 use crate::run::Job;
+use crate::run::cleanup::Cleanup;
 use crate::s3::{Form, Options, PART_BYTES, Url};
 
 const PART_BYTES_MIN: u64 = 8 << 20;
@@ -25,7 +26,29 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
     if !Url::is_one(&job.source) && !dest.is_some_and(Url::is_one) {
         refuse(&given, dest.unwrap_or(&job.source))?;
     }
-    Ok(Options {
+    Ok(options(args))
+}
+
+/// `ringsync s3 cleanup`.
+///
+/// # Errors
+/// When the place is no bucket, or the time is none.
+pub fn cleanup(args: CleanupArgs) -> Result<Cleanup, String> {
+    let place = args.place.as_os_str().as_encoded_bytes();
+    let url = Url::parse(place)
+        .unwrap_or_else(|| Err(String::from("is no bucket: write s3://BUCKET/PREFIX")))
+        .map_err(|why| format!("'{}': {why}", escape(place)))?;
+    let before = parse::past(&args.before);
+    Ok(Cleanup {
+        url,
+        before: before.map_err(|why| format!("--before: '{}' {why}", args.before))?,
+        dry_run: args.dry_run,
+        options: options(args.s3),
+    })
+}
+
+fn options(args: S3Args) -> Options {
+    Options {
         endpoint: args.endpoint_url,
         region: args.region,
         profile: args.profile,
@@ -36,7 +59,7 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
             Some(S3MetadataArg::None) => Form::None,
         },
         ..Options::default()
-    })
+    }
 }
 
 /// The same with what is asked of new objects.

@@ -136,7 +136,8 @@ pub(super) fn since(args: &MemoryArgs) -> Result<Option<Time>, String> {
     let Some(text) = args.since.as_deref().filter(|text| *text != LAST) else {
         return Ok(None);
     };
-    let time = parse::past(text).map_err(|error| format!("--since '{text}' {error}"))?;
+    let time = parse::past(text)
+        .map_err(|error| format!("--since '{text}' {error}; or '{LAST}', for the last run"))?;
     Ok(Some(time))
 }
 

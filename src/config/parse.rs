@@ -62,7 +62,7 @@ pub(super) fn past(text: &str) -> Result<Time, String> {
             nsec: time.subsec_nanosecond().unsigned_abs(),
         }),
         None => Err(String::from(
-            "is not a time: write 2026-11-27T03:00:00Z, '2026-11-27 03:00' (local time), '2 days ago', @SECONDS since 1970, or last",
+            "is not a time: write 2026-11-27T03:00:00Z, '2026-11-27 03:00' (local time), '2 days ago' or @SECONDS since 1970",
         )),
     }
 }

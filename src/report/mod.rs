@@ -11,6 +11,7 @@ pub mod page;
 mod progress;
 mod screen;
 pub mod summary;
+pub mod uploads;
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -11,10 +11,12 @@ mod listing;
 mod object;
 mod store;
 mod tree;
+mod unfinished;
 mod upload;
 mod url;
 
 pub use attributes::Form;
 pub use store::{Options, PART_BYTES, Store};
 pub use tree::{ObjectFs, Ways, root};
+pub use unfinished::Unfinished;
 pub use url::Url;

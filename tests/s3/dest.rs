@@ -413,10 +413,7 @@ fn an_interrupted_run_aborts_what_it_has_begun() {
     let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    let patience = Instant::now() + Duration::from_secs(30);
-    while !has_begun.load(SeqCst) && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(&has_begun);
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     kill(pid, Signal::SIGINT).unwrap();
     let status = child.wait().unwrap();
@@ -590,4 +587,57 @@ fn what_no_bucket_can_be_asked_is_refused() {
         assert!(refused.code() != Some(0), "{option}");
     }
     assert!(sending.keys().is_empty());
+}
+
+#[test]
+fn uploads_that_a_killed_run_left_are_found_and_aborted() {
+    let sending = Sending::new();
+    sending.write("large", &noise(80 << 20));
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let told = has_begun.clone();
+    sending.scene.server.faults(move |request| {
+        if matches!(request, Request::Part(..)) {
+            told.store(true, SeqCst);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        None
+    });
+    let places = ["sync", sending.src.to_str().unwrap(), BUCKET];
+    let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_for(&has_begun);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    sending.scene.server.faults(|_| None);
+    assert_eq!(sending.scene.server.unfinished(), 1);
+    assert!(sending.keys().is_empty());
+    // What the server calls begun long ago.
+    let cleanup = |options: &[&str]| {
+        let places = ["s3", "cleanup", BUCKET];
+        support::run(sending.scene.command(&places, options))
+    };
+    let young = cleanup(&["--before", "2020-01-01T00:00:00Z"]);
+    assert_eq!(young.exits(0).out(), "");
+    let listed = cleanup(&["-n"]);
+    assert!(listed.exits(0).out().contains("unfinished p/large"));
+    assert_eq!(sending.scene.server.unfinished(), 1);
+    let refused = cleanup(&["--before", "someday"]);
+    assert!(refused.exits(1).err().contains("is not a time"));
+    let aborted = cleanup(&[]);
+    assert!(
+        aborted.exits(0).out().contains("aborted p/large"),
+        "{}",
+        aborted.describe()
+    );
+    assert_eq!(sending.scene.server.unfinished(), 0);
+    sending.sync(&["--part-size", "8M"]).exits(0);
+    assert!(sending.body("large") == noise(80 << 20));
+}
+
+fn wait_for(flag: &AtomicBool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !flag.load(SeqCst) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -210,7 +210,7 @@ struct Asked {
 
 fn serve(stream: &TcpStream, state: &Mutex<State>) {
     let mut reader = BufReader::new(stream);
-    while let Some(asked) = read_request(&mut reader) {
+    while let Some(asked) = read_request(stream, &mut reader) {
         if !answer(stream, state, &asked) {
             break;
         }
@@ -218,7 +218,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
+fn read_request(mut stream: &TcpStream, reader: &mut impl BufRead) -> Option<Asked> {
     let mut lines = std::iter::from_fn(|| {
         let mut line = String::new();
         let count = reader.read_line(&mut line).ok()?;
@@ -246,6 +246,9 @@ fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
         "bodies come with their length"
     );
     let len = headers.get("content-length");
+    if headers.contains_key("expect") {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+    }
     let mut body = vec![0; len.map_or(0, |len| len.parse().unwrap())];
     reader.read_exact(&mut body).ok()?;
     Some(Asked {
@@ -570,8 +573,9 @@ fn send_object(stream: &TcpStream, asked: &Asked, object: &Object, fault: Option
     }
     match asked.range("range") {
         Some(range) => {
-            let body = &object.body[range.clone()];
             let all = object.body.len();
+            let range = range.start.min(all)..range.end.min(all);
+            let body = &object.body[range.clone()];
             let told = format!("bytes {}-{}/{all}", range.start, range.end - 1);
             headers.push((String::from("Content-Range"), told));
             send(stream, "206 Partial Content", &headers, body, fault)
