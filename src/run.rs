@@ -35,8 +35,8 @@ use crate::model::chunks::Chunks;
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
 use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
-use crate::monitor::{Board, Controllers, Latencies, Sampler, Sources};
-use crate::s3;
+use crate::monitor::{Board, Controllers, Latencies, RequestFigures, Sampler, Sources};
+use crate::s3::{self, Turns};
 pub use crate::shard::Passing;
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
@@ -254,6 +254,8 @@ pub struct Run {
     /// Operations in flight on each ring.
     io_depth: Arc<Depth>,
     retries: Arc<RetryBudget>,
+    /// Of requests to buckets.
+    turns: Option<Arc<Turns>>,
 }
 
 impl Run {
@@ -265,10 +267,13 @@ impl Run {
         objects::suit_destination(&mut job)?;
         let depth = job.tuning.depth();
         let cancel = Arc::<Cancel>::default();
-        let (roots, backup_root) = open_roots(&job, depth.clone(), &cancel)?;
+        let has_bucket = objects::has_bucket(&job);
+        let buckets = s3::Shared::new(cancel.clone(), job.cpus.len());
+        let (roots, backup_root) = open_roots(&job, depth.clone(), &buckets)?;
         Ok(Self {
             backup_root,
             io_depth: depth,
+            turns: has_bucket.then_some(buckets.turns),
             ..Self::new(job, roots, cancel)
         })
     }
@@ -293,6 +298,7 @@ impl Run {
             latencies: measured.then(|| Latencies::new(job.cpus.len())),
             io_depth: job.tuning.depth(),
             retries: Arc::new(RetryBudget::new(job.tuning.retries)),
+            turns: None,
             cancel,
             job,
         }
@@ -309,6 +315,7 @@ impl Run {
             latencies: self.latencies.clone(),
             cpus: self.job.cpus.clone(),
             thresholds: tuning.thresholds(),
+            requests: self.requests(),
             set_depth: {
                 let depth = self.io_depth.clone();
                 Box::new(move |to| depth.set(u32::try_from(to).unwrap_or(DEPTH_MAX)))
@@ -319,6 +326,12 @@ impl Run {
             depth: depth::Depth::new(tuning.io_depth),
         };
         Sampler::start(sources, controllers, tuning.sample_interval, board)
+    }
+
+    /// Tells of the requests of a job that has a bucket.
+    fn requests(&self) -> Option<RequestFigures> {
+        let turns = self.turns.clone()?;
+        Some(Box::new(move || turns.figures()))
     }
 
     /// Gives a job on roots of the caller's its backup directory.
@@ -524,9 +537,9 @@ fn seed() -> u64 {
 fn open_roots(
     job: &Job,
     depth: Arc<Depth>,
-    cancel: &Arc<Cancel>,
+    buckets: &s3::Shared,
 ) -> Result<(Roots, Option<BackupRoot>), StartError> {
-    if let Some(roots) = objects::open(job, depth.clone(), cancel)? {
+    if let Some(roots) = objects::open(job, depth.clone(), buckets)? {
         return Ok(roots);
     }
     let (source, dest) = roots::open(job)?;

@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("monitor", &["control", "error", "model", "throttle"]),
     ("shard", &["control", "error", "io", "model", "throttle"]),
     ("transfer", &["error", "io", "model", "throttle"]),
-    ("s3", &["error", "io", "model", "throttle"]),
+    ("s3", &["control", "error", "io", "model", "throttle"]),
     ("io", &["control", "error", "model"]),
     ("throttle", &["control"]),
     ("control", &[]),

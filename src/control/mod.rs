@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod depth;
 pub mod hysteresis;
 pub mod pacer;
+pub mod requests;
 pub mod retry;
 pub mod router;
 mod trial;

@@ -9,7 +9,7 @@ pub mod snapshot;
 mod usage;
 
 pub use recorder::{Latencies, Recorder};
-pub use sampler::{Controllers, Sampler, Sources};
+pub use sampler::{Controllers, RequestFigures, Sampler, Sources};
 pub use snapshot::{
     Board, Change, Core, Event, History, Latency, Load, Point, SizeBucket, SlowDirectory, Snapshot,
 };

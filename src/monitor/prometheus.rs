@@ -229,7 +229,17 @@ impl Page<'_> {
             "The most that there were",
             float(load.tasks.used_max),
         )?;
-        self.gauge("tasks_limit", "The limit on them", float(load.tasks.limit))
+        self.gauge("tasks_limit", "The limit on them", float(load.tasks.limit))?;
+        let Some(requests) = load.requests else {
+            return Ok(());
+        };
+        self.gauge(
+            "requests_limit",
+            "Requests to buckets that may wait for their answers",
+            float(requests.limit),
+        )?;
+        let help = "Answers that said that there are too many requests";
+        self.counters("requests_slowed", help, &[(&[], requests.slowed)])
     }
 
     fn load(&mut self, snapshot: &Snapshot) -> fmt::Result {

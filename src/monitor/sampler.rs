@@ -16,6 +16,7 @@ use super::recorder::{Collector, Latencies};
 use super::snapshot::{Board, Change, Core, Event, Load, Point, SizeBucket, Snapshot};
 use super::usage;
 use crate::control::depth::{Depth, DepthSample};
+use crate::control::requests;
 use crate::control::tuner::{Tuner, TunerSample};
 use crate::model::Tally;
 use crate::model::tally::{ErrorTally, Sizes, Totals};
@@ -37,9 +38,14 @@ pub struct Sources {
     pub cpus: Vec<usize>,
     /// Percentages at which each of [`Resource::ALL`] engages and releases.
     pub thresholds: [(u8, u8); 3],
+    /// Requests to buckets; absent without one.
+    pub requests: Option<RequestFigures>,
     /// Sets the in-flight depth of all rings.
     pub set_depth: Box<dyn Fn(u64) + Send>,
 }
+
+/// See [`Sources::requests`].
+pub type RequestFigures = Box<dyn Fn() -> requests::Figures + Send>;
 
 /// What moves the limits.
 pub struct Controllers {
@@ -328,6 +334,7 @@ impl Looker {
             permits_waiting: coordinator.waiting() as u64 + self.levels(binds),
             slice: coordinator.slice(),
             rss: usage::resident_bytes().unwrap_or(0),
+            requests: self.sources.requests.as_ref().map(|figures| figures()),
             cpu_share: used.as_secs_f64() / seconds / cores(&self.sources.cpus),
             cores: self.cores(seconds),
             ..self.load_of_throttles()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Side;
 use crate::model::Time;
-use crate::s3::{Options, Store, Unfinished, Url};
+use crate::s3::{Options, Shared, Store, Unfinished, Url};
 use crate::throttle::Cancel;
 
 /// What is to go.
@@ -39,8 +39,8 @@ impl Cleanup {
     /// # Errors
     /// In words: when the bucket cannot be reached, or its uploads cannot be listed.
     pub fn run(&self) -> Result<Vec<Ended>, String> {
-        let cancel = Arc::<Cancel>::default();
-        let store = Store::connect(&self.options, &self.url, Side::Destination, 1, cancel)?;
+        let shared = Shared::new(Arc::<Cancel>::default(), 1);
+        let store = Store::connect(&self.options, &self.url, Side::Destination, 1, shared)?;
         let store = Arc::new(store);
         let found = store.unfinished(&self.url.prefix, self.before);
         let found = found.map_err(|why| format!("cannot list uploads of '{}': {why}", self.url))?;

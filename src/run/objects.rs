@@ -13,8 +13,7 @@ use super::{FsMaker, Job, Roots, StartError, Task, local_options, open_backup_ro
 use crate::error::Side;
 use crate::io::{Depth, Fs, Handle, LocalFs, Op, Reply, Target};
 use crate::model::{Carried, Instruments, Symlinks};
-use crate::s3::{self, Form, ObjectFs, Store, Url, Ways};
-use crate::throttle::Cancel;
+use crate::s3::{self, Form, ObjectFs, Shared, Store, Url, Ways};
 use crate::transfer::{Reflink, WriteMode};
 
 /// One side of such a job.
@@ -28,11 +27,17 @@ struct Bucket {
     root: Handle,
 }
 
+/// Whether a bucket is part of the job.
+pub(super) fn has_bucket(job: &Job) -> bool {
+    let is_dest = job.dest.as_deref().is_some_and(Url::is_one);
+    is_dest || Url::is_one(&job.source)
+}
+
 /// `None` when no bucket is part of the job.
 pub(super) fn open(
     job: &Job,
     depth: Arc<Depth>,
-    cancel: &Arc<Cancel>,
+    shared: &Shared,
 ) -> Result<Option<(Roots, Option<BackupRoot>)>, StartError> {
     let source_url = url_of(&job.source)?;
     let dest_url = match &job.dest {
@@ -46,7 +51,7 @@ pub(super) fn open(
     if let (Some(source), Some(dest)) = (&source_url, &dest_url) {
         refuse_overlap(source, dest)?;
     }
-    let connect = |url, side| Bucket::connect(job, url, side, cancel.clone());
+    let connect = |url, side| Bucket::connect(job, url, side, shared.clone());
     let source = match &source_url {
         Some(url) => End::Bucket(connect(url, Side::Source)?),
         None => End::Dir(roots::open_source(job)?),
@@ -139,8 +144,8 @@ fn fs_maker(job: &Job, depth: Arc<Depth>, source: &End, dest: Option<&End>) -> F
 }
 
 impl Bucket {
-    fn connect(job: &Job, url: &Url, side: Side, cancel: Arc<Cancel>) -> Result<Self, StartError> {
-        let store = Store::connect(&job.s3, url, side, job.cpus.len(), cancel);
+    fn connect(job: &Job, url: &Url, side: Side, shared: Shared) -> Result<Self, StartError> {
+        let store = Store::connect(&job.s3, url, side, job.cpus.len(), shared);
         let store = Arc::new(store.map_err(StartError::location)?);
         let root = s3::root(&store, &url.prefix);
         Ok(Self { store, root })

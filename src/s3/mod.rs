@@ -11,12 +11,14 @@ mod listing;
 mod object;
 mod store;
 mod tree;
+mod turns;
 mod unfinished;
 mod upload;
 mod url;
 
 pub use attributes::Form;
-pub use store::{Options, PART_BYTES, Store};
+pub use store::{Options, PART_BYTES, Shared, Store};
 pub use tree::{ObjectFs, Ways, root};
+pub use turns::Turns;
 pub use unfinished::Unfinished;
 pub use url::Url;

@@ -13,6 +13,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::types::{ChecksumAlgorithm, EncodingType, ServerSideEncryption, StorageClass};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use futures_util::future::{BoxFuture, Either, select};
@@ -24,6 +25,7 @@ use super::about::Kept;
 use super::attributes::Form;
 use super::delete::Deleter;
 use super::failure::words;
+use super::turns::{Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
 use crate::throttle::Cancel;
@@ -69,11 +71,32 @@ pub struct Options {
 /// What `Options::part_bytes` is when nobody says.
 pub const PART_BYTES: u64 = 16 << 20;
 
+/// What the buckets of a run have in common.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Ends requests with the run.
+    pub cancel: Arc<Cancel>,
+    pub turns: Arc<Turns>,
+}
+
+impl Shared {
+    /// For the threads of so many cores.
+    #[must_use]
+    pub fn new(cancel: Arc<Cancel>, cores: usize) -> Self {
+        let turns = Turns::new(threads(cores) * REQUESTS_PER_THREAD);
+        Self { cancel, turns }
+    }
+}
+
+fn threads(cores: usize) -> usize {
+    cores.clamp(1, THREADS_MAX)
+}
+
 /// A bucket that can be reached.
 pub struct Store {
     runtime: Option<Runtime>,
     pub(super) client: Client,
-    turns: Semaphore,
+    turns: Arc<Turns>,
     pub(super) bucket: String,
     pub(super) form: Form,
     pub(super) side: Side,
@@ -117,17 +140,18 @@ impl Store {
         url: &Url,
         side: Side,
         cores: usize,
-        cancel: Arc<Cancel>,
+        shared: Shared,
     ) -> Result<Self, String> {
-        let threads = cores.clamp(1, THREADS_MAX);
+        let Shared { cancel, turns } = shared;
+        let threads = threads(cores);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("s3")
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
-        let (client, shared) = runtime.block_on(client(options));
-        let checks = shared.request_checksum_calculation();
+        let (client, config) = runtime.block_on(client(options, turns.clone()));
+        let checks = config.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
         let store = Self {
             runtime: Some(runtime),
@@ -152,7 +176,7 @@ impl Store {
             cancel,
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
-            turns: Semaphore::new(threads * REQUESTS_PER_THREAD),
+            turns,
             bucket: url.bucket.clone(),
             form: options.form,
         };
@@ -236,8 +260,7 @@ impl Store {
         answer: impl Future<Output = T> + Send + 'a,
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
-            // Closed only with the store.
-            let _turn = self.turns.acquire().await.ok();
+            let _turn = self.turns.wait().await;
             answer.await
         })
     }
@@ -287,7 +310,7 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options) -> (Client, SdkConfig) {
+async fn client(options: &Options, turns: Arc<Turns>) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -323,6 +346,11 @@ async fn client(options: &Options) -> (Client, SdkConfig) {
     // Compatible servers seldom have a host name for each bucket.
     let is_compatible =
         shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-    let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(is_compatible);
+    // How often a request is repeated is bounded by its own attempts, and how many there are by the turns.
+    let unbounded = RetryPartition::custom("ringsync").token_bucket(TokenBucket::unlimited());
+    let config = aws_sdk_s3::config::Builder::from(&shared)
+        .force_path_style(is_compatible)
+        .retry_partition(unbounded.build())
+        .interceptor(Listener(turns));
     (Client::from_conf(config.build()), shared)
 }

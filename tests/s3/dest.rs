@@ -641,3 +641,23 @@ fn wait_for(flag: &AtomicBool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_server_that_is_asked_too_much_is_asked_less() {
+    let sending = Sending::new();
+    for number in 0..300 {
+        sending.write(&format!("d{}/f{number}", number % 3), b"contents");
+    }
+    let mut left = 150;
+    sending.scene.server.faults(move |request| {
+        let strikes = matches!(request, Request::Put(_)) && left > 0;
+        left -= u32::from(strikes);
+        strikes.then_some(Fault::Status(503))
+    });
+    let log = sending.scene.scratch.path().join("log");
+    let told = sending.sync(&["--log-file", log.to_str().unwrap()]);
+    assert_eq!(told.exits(0).err(), "", "{}", told.describe());
+    assert_eq!(sending.keys().len(), 300);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("the server is asked too much"), "{log}");
+}

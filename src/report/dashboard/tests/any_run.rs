@@ -87,6 +87,7 @@ prop_compose! {
                 ..ErrorCounts::default()
             },
             load: Load {
+ requests: None,
                 dirs_active: counts[9],
                 dirs_max: counts[10],
                 dirs_queued: counts[11],

@@ -69,6 +69,7 @@ pub(super) fn snapshot(cores: usize) -> Snapshot {
             ..ErrorCounts::default()
         },
         load: Load {
+            requests: None,
             dirs_active: 1247,
             dirs_max: 2048,
             dirs_queued: 2300,

@@ -1,0 +1,146 @@
+//! Whose turn it is to send a request: as many at once as the server bears.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::control::requests::{Figures, Requests};
+
+/// Answers that say that there are too many requests.
+const SLOW_DOWN: [u16; 2] = [429, 503];
+
+/// The turns of all who ask the servers of a run.
+#[derive(Debug)]
+pub struct Turns {
+    semaphore: Semaphore,
+    requests: Mutex<Requests>,
+    /// Turns that are to go as soon as they are given back.
+    excess: AtomicUsize,
+}
+
+/// Given back when it is dropped.
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Turns {
+    /// So many at most.
+    #[must_use]
+    pub fn new(most: usize) -> Arc<Self> {
+        let requests = Requests::new(most);
+        Arc::new(Self {
+            semaphore: Semaphore::new(requests.limit()),
+            requests: Mutex::new(requests),
+            excess: AtomicUsize::new(0),
+        })
+    }
+
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let requests = self.requests.lock();
+        requests.unwrap_or_else(PoisonError::into_inner).figures()
+    }
+
+    pub(super) async fn wait(&self) -> Turn<'_> {
+        // It is never closed.
+        let permit = self.semaphore.acquire().await.ok();
+        let turns = self;
+        Turn { turns, permit }
+    }
+
+    fn on_answer(&self, slowed: bool) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = requests.limit();
+        let now = requests.on_answer(Instant::now(), slowed);
+        if now > before {
+            self.add(now - before);
+        } else if now < before {
+            tracing::warn!("the server is asked too much: {now} requests at once, not {before}");
+            let forgotten = self.semaphore.forget_permits(before - now);
+            self.excess.fetch_add(before - now - forgotten, SeqCst);
+        }
+    }
+
+    fn add(&self, count: usize) {
+        let kept = |excess: usize| Some(excess.saturating_sub(count));
+        let excess = match self.excess.fetch_update(SeqCst, SeqCst, kept) {
+            Ok(excess) | Err(excess) => excess,
+        };
+        self.semaphore.add_permits(count.saturating_sub(excess));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let fewer = |excess: usize| excess.checked_sub(1);
+        let goes = self
+            .turns
+            .excess
+            .fetch_update(SeqCst, SeqCst, fewer)
+            .is_ok();
+        if let Some(permit) = self.permit.take()
+            && goes
+        {
+            permit.forget();
+        }
+    }
+}
+
+/// Shows the answers to each attempt; the SDK repeats some by itself.
+#[derive(Debug)]
+pub(super) struct Listener(pub(super) Arc<Turns>);
+
+impl Intercept for Listener {
+    fn name(&self) -> &'static str {
+        "turns"
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let status = context.response().status().as_u16();
+        self.0.on_answer(SLOW_DOWN.contains(&status));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_cut_holds_also_for_turns_that_are_out() {
+        let turns = Turns::new(8);
+        let take = || turns.wait().now_or_never();
+        let mut out: Vec<Turn<'_>> = (0..8).map(|_| take().unwrap()).collect();
+        assert!(take().is_none());
+        turns.on_answer(true);
+        assert_eq!(
+            turns.figures(),
+            Figures {
+                limit: 4,
+                slowed: 1
+            }
+        );
+        out.truncate(4);
+        assert!(take().is_none(), "four are out, and no more may be");
+        out.pop();
+        out.push(take().unwrap());
+        assert!(take().is_none());
+        while turns.figures().limit < 5 {
+            turns.on_answer(false);
+        }
+        let _fifth = take().unwrap();
+        assert!(take().is_none());
+    }
+}
