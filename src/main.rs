@@ -8,12 +8,12 @@
 //! run.rs       composition root: opens the roots, starts the shards, runs the passes
 //!   run/hands.rs    where shard and transfer meet     run/work.rs    a directory's plan, entry by entry
 //!   run/links.rs    what --hard-links remembers    run/linked.rs  what it does
-//!   run/roots.rs    opens the two directories            run/objects.rs  a bucket instead of one
+//!   run/roots.rs    opens the two directories            run/objects.rs  buckets instead of them
 //!   run/guards.rs   what is refused
 //!   run/way.rs      a directory in the way of another kind
 //!   run/watchdog.rs signals, --stop-after, --timeout     run/flight.rs  what a run waits for
 //!   run/backup.rs   where --backup keeps things          run/tuning.rs  its limits and how they move
-//!   run/paced.rs    --bwlimit, --ops-limit
+//!   run/paced.rs    --bwlimit, --ops-limit              run/cleanup.rs  uploads that nobody finished
 //! doctor/      what machine and filesystems can do: gathers facts, judges them, tells
 //! detect/      memory, control groups, mounts
 //! error.rs     one error type, and its class
@@ -21,12 +21,12 @@
 //!              as the same chunk
 //!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
 //! control/     pure: the router between inline calls and the ring, and its trials; limits and how they move: hysteresis, tuner,
-//!              depth, pacer; when what failed is tried again; when a run must end
+//!              depth, pacer, requests; when what failed is tried again; when a run must end
 //! state/       what a job remembers between runs: a row for each directory, chunks of files in part, the runs, the lock
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
 //! io/          operations as values; inline, ring and pool; buffers and direct I/O; the only unsafe code
-//! s3/          buckets as trees: the connection, listings, objects and their attributes
+//! s3/          buckets as trees: the connection and its turns, listings, objects and their attributes; uploads, copies, deletions
 //! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
 //! transfer/    files; large ones in chunks, past the page cache, in part; symlinks and specials, deletion; backups, flushing,
 //!              verification
