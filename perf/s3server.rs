@@ -38,6 +38,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Complete(_) => "complete",
         Request::Abort(_) => "abort",
         Request::Uploads => "uploads",
+        Request::Versioning => "versioning",
         Request::Delete(_) | Request::DeleteMany(_) => "delete",
     }
 }

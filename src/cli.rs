@@ -30,7 +30,7 @@ pub enum Command {
     Scan(Box<ScanArgs>),
     /// Tell what this machine and the file systems of SRC and DST can do, and what to change
     #[command(after_help = DOCTOR_HELP)]
-    Doctor(DoctorArgs),
+    Doctor(Box<DoctorArgs>),
     /// Print every tuning setting that would hold for a run from SRC to DST, and where it comes from
     #[command(after_help = CONFIG_HELP)]
     Config(Box<ConfigArgs>),
@@ -52,7 +52,8 @@ Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O e
 The same command run again continues where an interrupted one stopped.";
 
 const DOCTOR_HELP: &str = "\
-SRC is only looked at. DST is tried out inside a directory of its own, .ringsync-doctor-*, which is removed again.
+SRC is only looked at. DST is tried out inside a directory of its own, .ringsync-doctor-*, which is removed again; a bucket with
+an object of that name.
 Exit codes: 0 ringsync can run here, 3 SRC or DST cannot be used, 23 the machine lacks something essential.";
 
 const CONFIG_HELP: &str = "\
@@ -98,13 +99,15 @@ pub enum JobsAction {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// A directory to copy from
+    /// A directory to copy from, or s3://BUCKET/PREFIX
     pub src: Option<PathBuf>,
-    /// A directory to copy to
+    /// A directory to copy to, or s3://BUCKET/PREFIX
     pub dst: Option<PathBuf>,
     /// All facts and findings as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub s3: S3Args,
 }
 
 #[derive(Debug, Args)]
@@ -288,7 +291,7 @@ pub struct S3Args {
     /// Ask without credentials, which public buckets allow
     #[arg(long)]
     pub no_sign_request: bool,
-    /// Where objects have the attributes of files: `posix` reads file-mtime, file-permissions, file-owner and file-group as AWS
+    /// Where objects have the attributes of files: `posix` has file-mtime, file-permissions, file-owner and file-group as AWS
     /// DataSync writes them, or rclone's mtime; `rclone` that alone; `none` takes an object's own time for the file's, and is
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM")]

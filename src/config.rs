@@ -29,7 +29,7 @@ use crate::run::watchdog::WatchLimits;
 use crate::run::{Delete, Job, Task, limits};
 use crate::s3::Url;
 use crate::transfer::{Fsync, Reflink, WriteMode};
-pub use buckets::cleanup;
+pub use buckets::{buckets_of, cleanup};
 use layers::Layers;
 pub use memory::{Memory, state_dir};
 pub use settings::LogFormat;

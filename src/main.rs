@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Command::Sync(args) => Config::for_sync(*args),
         Command::Check(args) => Config::for_check(*args),
         Command::Scan(args) => Config::for_scan(*args),
-        Command::Doctor(args) => return doctor(&args),
+        Command::Doctor(args) => return doctor(*args),
         Command::Config(args) => {
             return match config::describe(&args) {
                 Ok(text) => print(text.as_bytes()),
@@ -102,8 +102,9 @@ fn print(text: &[u8]) -> ExitCode {
     }
 }
 
-fn doctor(args: &DoctorArgs) -> ExitCode {
-    let report = ringsync::doctor::examine(args.src.as_deref(), args.dst.as_deref());
+fn doctor(args: DoctorArgs) -> ExitCode {
+    let buckets = config::buckets_of(args.s3);
+    let report = ringsync::doctor::examine(args.src.as_deref(), args.dst.as_deref(), &buckets);
     let text = if args.json {
         report.json() + "\n"
     } else {

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "doctor",
-        &["detect", "error", "io", "model", "report", "run"],
+        &["detect", "error", "io", "model", "report", "run", "s3"],
     ),
     ("detect", &[]),
     ("cli", &[]),

@@ -26,7 +26,7 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
     if !Url::is_one(&job.source) && !dest.is_some_and(Url::is_one) {
         refuse(&given, dest.unwrap_or(&job.source))?;
     }
-    Ok(options(args))
+    Ok(buckets_of(args))
 }
 
 /// `ringsync s3 cleanup`.
@@ -43,11 +43,13 @@ pub fn cleanup(args: CleanupArgs) -> Result<Cleanup, String> {
         url,
         before: before.map_err(|why| format!("--before: '{}' {why}", args.before))?,
         dry_run: args.dry_run,
-        options: options(args.s3),
+        options: buckets_of(args.s3),
     })
 }
 
-fn options(args: S3Args) -> Options {
+/// How the buckets of a command that is no run are reached.
+#[must_use]
+pub fn buckets_of(args: S3Args) -> Options {
     Options {
         endpoint: args.endpoint_url,
         region: args.region,

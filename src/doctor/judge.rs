@@ -21,7 +21,7 @@ const FREE_PERCENT_WANTED: u64 = 5;
 const NAME_BYTES_WANTED: u64 = 255;
 
 /// A finding that needs no comment.
-fn fact(what: &'static str, value: impl Into<String>) -> Finding {
+pub(super) fn fact(what: &'static str, value: impl Into<String>) -> Finding {
     Finding {
         what,
         value: value.into(),
@@ -31,14 +31,14 @@ fn fact(what: &'static str, value: impl Into<String>) -> Finding {
 }
 
 impl Finding {
-    fn advise(mut self, level: Level, advice: impl Into<String>) -> Self {
+    pub(super) fn advise(mut self, level: Level, advice: impl Into<String>) -> Self {
         self.level = level;
         self.advice = Some(advice.into());
         self
     }
 
     /// Adds advice when `concerned`.
-    fn advise_if(self, concerned: bool, level: Level, advice: &str) -> Self {
+    pub(super) fn advise_if(self, concerned: bool, level: Level, advice: &str) -> Self {
         if concerned {
             self.advise(level, advice)
         } else {

@@ -3,6 +3,7 @@
 //! Facts are gathered first (`machine`, `place`, `trial`), judged by pure functions then (`judge`), and printed last.
 //! A source is only looked at. A destination is tried out, inside a directory of its own that is removed again.
 
+mod bucket;
 mod judge;
 mod machine;
 mod place;
@@ -16,6 +17,8 @@ use serde::Serialize;
 
 use crate::error::Side;
 use crate::report::summary::exit;
+use crate::s3::{Options, Url};
+use bucket::Bucket;
 use machine::Machine;
 use place::Place;
 
@@ -96,28 +99,53 @@ struct Section<T> {
     facts: T,
 }
 
+/// About one side.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Facts {
+    Place(Box<Place>),
+    Bucket(Bucket),
+}
+
+impl Facts {
+    fn shown(&self) -> &str {
+        match self {
+            Self::Place(place) => &place.shown,
+            Self::Bucket(bucket) => &bucket.shown,
+        }
+    }
+}
+
 /// Everything that was found out.
 #[derive(Debug, Serialize)]
 pub struct Report {
     machine: Section<Machine>,
-    source: Option<Section<Place>>,
-    destination: Option<Section<Place>>,
+    source: Option<Section<Facts>>,
+    destination: Option<Section<Facts>>,
     exit_code: u8,
 }
 
-/// Examines the machine, and the paths that are given.
+/// Examines the machine, and the paths that are given; those that are buckets are reached as `buckets` says.
 #[must_use]
-pub fn examine(source: Option<&Path>, dest: Option<&Path>) -> Report {
+pub fn examine(source: Option<&Path>, dest: Option<&Path>, buckets: &Options) -> Report {
     let machine = Machine::gather();
     let machine = Section {
         findings: judge::machine(&machine),
         facts: machine,
     };
-    let section = |side, path| {
+    let section = |side, path: &Path| {
+        let url = Url::parse(path.as_os_str().as_encoded_bytes());
+        if let Some(Ok(url)) = url {
+            let bucket = Bucket::gather(side, &url, buckets);
+            return Section {
+                findings: bucket.judge(),
+                facts: Facts::Bucket(bucket),
+            };
+        }
         let place = Place::gather(side, path, source);
         Section {
             findings: judge::place(&place),
-            facts: place,
+            facts: Facts::Place(Box::new(place)),
         }
     };
     let source_section = source.map(|path| section(Side::Source, path));
@@ -163,7 +191,7 @@ impl Report {
         let places = [("source", &self.source), ("destination", &self.destination)];
         for (name, section) in places {
             if let Some(section) = section {
-                let title = format!("{name} {}", section.facts.shown);
+                let title = format!("{name} {}", section.facts.shown());
                 print(&mut text, &title, &section.findings);
             }
         }

@@ -1,11 +1,8 @@
 //! `ringsync s3 cleanup`: uploads that nobody will finish go.
 
-use std::sync::Arc;
-
 use crate::error::Side;
 use crate::model::Time;
-use crate::s3::{Options, Shared, Store, Unfinished, Url};
-use crate::throttle::Cancel;
+use crate::s3::{Options, Store, Unfinished, Url};
 
 /// What is to go.
 #[derive(Debug)]
@@ -39,9 +36,7 @@ impl Cleanup {
     /// # Errors
     /// In words: when the bucket cannot be reached, or its uploads cannot be listed.
     pub fn run(&self) -> Result<Vec<Ended>, String> {
-        let shared = Shared::new(Arc::<Cancel>::default(), 1);
-        let store = Store::connect(&self.options, &self.url, Side::Destination, 1, shared)?;
-        let store = Arc::new(store);
+        let store = Store::reach(&self.options, &self.url, Side::Destination)?;
         let found = store.unfinished(&self.url.prefix, self.before);
         let found = found.map_err(|why| format!("cannot list uploads of '{}': {why}", self.url))?;
         let ends = if self.dry_run {

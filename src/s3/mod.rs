@@ -9,6 +9,7 @@ mod dir;
 mod failure;
 mod listing;
 mod object;
+mod probe;
 mod store;
 mod tree;
 mod turns;
@@ -17,6 +18,7 @@ mod upload;
 mod url;
 
 pub use attributes::Form;
+pub use probe::Probe;
 pub use store::{Options, PART_BYTES, Shared, Store};
 pub use tree::{ObjectFs, Ways, root};
 pub use turns::Turns;

@@ -131,6 +131,15 @@ impl Default for Options {
 }
 
 impl Store {
+    /// Connects for something else than a run.
+    ///
+    /// # Errors
+    /// As [`Store::connect`].
+    pub fn reach(options: &Options, url: &Url, side: Side) -> Result<Arc<Self>, String> {
+        let shared = Shared::new(Arc::<Cancel>::default(), 1);
+        Self::connect(options, url, side, 1, shared).map(Arc::new)
+    }
+
     /// Connects, and lists one key.
     ///
     /// # Errors

@@ -661,3 +661,41 @@ fn a_server_that_is_asked_too_much_is_asked_less() {
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("the server is asked too much"), "{log}");
 }
+
+#[test]
+fn the_doctor_tries_a_bucket_out_and_leaves_nothing() {
+    let scene = Scene::new();
+    scene.server.put("p/a", b"1", POSIX);
+    let doctor = |options: &[&str]| {
+        let places = ["doctor", "s3://bucket/p", "s3://bucket/q"];
+        support::run(scene.command(&places, options))
+    };
+    let told = doctor(&[]);
+    let out = told.exits(0).out();
+    for line in [
+        "latency",
+        "versioning         yes",
+        "checksums          yes",
+        "deleting           yes",
+    ] {
+        assert!(out.contains(line), "{line}: {}", told.describe());
+    }
+    assert_eq!(scene.server.keys(), ["p/a"]);
+    assert_eq!(scene.server.unfinished(), 0);
+    scene
+        .server
+        .faults(|request| matches!(request, Request::Put(_)).then_some(Fault::Status(403)));
+    let told = doctor(&["--json"]);
+    assert!(
+        told.exits(3).out().contains("s3:PutObject"),
+        "{}",
+        told.describe()
+    );
+    scene.server.faults(|_| Some(Fault::Status(403)));
+    let told = doctor(&[]);
+    assert!(
+        told.exits(3).out().contains("AccessDenied"),
+        "{}",
+        told.describe()
+    );
+}

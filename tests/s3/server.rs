@@ -27,6 +27,7 @@ pub(crate) enum Request {
     Complete(String),
     Abort(String),
     Uploads,
+    Versioning,
     Delete(String),
     DeleteMany(usize),
 }
@@ -268,6 +269,7 @@ impl Asked {
         let is_copy = self.headers.contains_key("x-amz-copy-source");
         match (self.method.as_str(), key.is_empty()) {
             ("GET", true) if has("uploads") => Request::Uploads,
+            ("GET", true) if has("versioning") => Request::Versioning,
             ("GET", true) => Request::List(self.query.get("prefix").cloned().unwrap_or_default()),
             ("POST", true) if has("delete") => Request::DeleteMany(keys_in(&self.text()).len()),
             // Whether a bucket is there is not worth a kind of its own.
@@ -305,6 +307,29 @@ impl Asked {
         let (start, end) = range.split_once('-').unwrap();
         Some(start.parse().unwrap()..end.parse::<usize>().unwrap() + 1)
     }
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let table: [u32; 256] = std::array::from_fn(|byte| {
+        let byte = u32::try_from(byte).unwrap();
+        (0..8).fold(byte, |rest, _| (rest >> 1) ^ (0xedb8_8320 * (rest & 1)))
+    });
+    let rest = bytes.iter().fold(u32::MAX, |rest, byte| {
+        let at = usize::try_from((rest ^ u32::from(*byte)) & 0xff).unwrap();
+        (rest >> 8) ^ table[at]
+    });
+    !rest
+}
+
+/// As it is in a header.
+fn base64(number: u32) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = u64::from(number) << 4;
+    let digits = (0..6).rev().map(|at| {
+        let digit = usize::try_from(bits >> (6 * at) & 63).unwrap();
+        char::from(DIGITS[digit])
+    });
+    digits.chain("==".chars()).collect()
 }
 
 /// The keys of a request to delete them.
@@ -354,6 +379,10 @@ impl State {
         request: &Request,
         asked: &Asked,
     ) -> Result<(String, Option<String>), (u16, &'static str)> {
+        let told = asked.headers.get("x-amz-checksum-crc32");
+        if told.is_some_and(|told| *told != base64(crc32(&asked.body))) {
+            return Err((400, "BadDigest"));
+        }
         let upload = asked.query.get("uploadId").cloned().unwrap_or_default();
         let body = || Arc::new(asked.body.clone());
         let nothing = String::new;
@@ -425,6 +454,12 @@ impl State {
                 );
                 (answer, None)
             }
+            Request::Versioning => (
+                String::from(
+                    "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+                ),
+                None,
+            ),
             Request::Delete(key) => {
                 self.objects.remove(key);
                 (nothing(), None)
