@@ -37,13 +37,16 @@ pub enum Command {
     /// List what --incremental remembers of earlier runs, or remove it
     Jobs(JobsArgs),
     /// Look after buckets
-    #[command(subcommand)]
+    #[command(subcommand, hide = !BUCKETS)]
     S3(S3Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (view it with `ringsync man | man -l -`)
     Man,
 }
+
+/// Whether this build knows buckets; else help does not tell of them.
+const BUCKETS: bool = cfg!(feature = "s3");
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk,
@@ -280,21 +283,21 @@ pub struct ScanArgs {
 )]
 pub struct S3Args {
     /// The server, such as http://localhost:9000, where it is not AWS; buckets are then the first part of its paths
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide = !BUCKETS)]
     pub endpoint_url: Option<String>,
     /// Where the bucket is [default: us-east-1, when nothing else says it]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide = !BUCKETS)]
     pub region: Option<String>,
     /// The profile of the AWS tools whose credentials and settings are used
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide = !BUCKETS)]
     pub profile: Option<String>,
     /// Ask without credentials, which public buckets allow
-    #[arg(long)]
+    #[arg(long, hide = !BUCKETS)]
     pub no_sign_request: bool,
     /// Where objects have the attributes of files: `posix` has file-mtime, file-permissions, file-owner and file-group as AWS
     /// DataSync writes them, or rclone's mtime; `rclone` that alone; `none` takes an object's own time for the file's, and is
     /// fastest, for the others ask once for each object [default: posix]
-    #[arg(long, value_enum, value_name = "FORM")]
+    #[arg(long, value_enum, value_name = "FORM", hide = !BUCKETS)]
     pub s3_metadata: Option<S3MetadataArg>,
 }
 
@@ -313,7 +316,7 @@ pub struct CleanupArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Only those that were begun before TIME: a date, "2 days ago", @SECONDS. What is being uploaded now must not go
-    #[arg(long, value_name = "TIME", default_value = "1 day ago")]
+    #[arg(long, value_name = "TIME", default_value = "1 day ago", hide = !BUCKETS)]
     pub before: String,
     #[command(flatten)]
     pub s3: S3Args,
@@ -324,17 +327,17 @@ pub struct CleanupArgs {
 #[command(next_help_heading = "Buckets as destination")]
 pub struct S3WriteArgs {
     /// The storage class of new objects, such as STANDARD_IA or INTELLIGENT_TIERING [default: the server's]
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", hide = !BUCKETS)]
     pub storage_class: Option<String>,
     /// How the server encrypts new objects [default: as the bucket says]
-    #[arg(long, value_name = "HOW", value_parser = ["AES256", "aws:kms", "aws:kms:dsse"])]
+    #[arg(long, value_name = "HOW", value_parser = ["AES256", "aws:kms", "aws:kms:dsse"], hide = !BUCKETS)]
     pub sse: Option<String>,
     /// The key of --sse aws:kms
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", hide = !BUCKETS)]
     pub sse_kms_key_id: Option<String>,
     /// Larger objects are sent in parts of this size, and may take so much memory several times for each core: 8M, 16M, 32M and
     /// so on up to 512M; objects of more than 10,000 parts get larger ones [default: 16M]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", hide = !BUCKETS)]
     pub part_size: Option<String>,
 }
 

@@ -104,7 +104,7 @@ struct Section<T> {
 #[serde(untagged)]
 enum Facts {
     Place(Box<Place>),
-    Bucket(Bucket),
+    Bucket(Box<Bucket>),
 }
 
 impl Facts {
@@ -139,7 +139,7 @@ pub fn examine(source: Option<&Path>, dest: Option<&Path>, buckets: &Options) ->
             let bucket = Bucket::gather(side, &url, buckets);
             return Section {
                 findings: bucket.judge(),
-                facts: Facts::Bucket(bucket),
+                facts: Facts::Bucket(Box::new(bucket)),
             };
         }
         let place = Place::gather(side, path, source);

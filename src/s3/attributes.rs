@@ -4,20 +4,9 @@ use std::collections::HashMap;
 
 use aws_sdk_s3::primitives::DateTime;
 
+use super::options::Form;
 use crate::io::Change;
 use crate::model::{Attrs, Kind, Meta, Time};
-
-/// `--s3-metadata`: where the attributes of files are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
-    /// `file-mtime`, `file-permissions`, `file-owner` and `file-group`, as AWS DataSync and FSx write them.
-    #[default]
-    Posix,
-    /// `mtime` alone, as rclone writes it.
-    Rclone,
-    /// Nowhere: a file's time is when its object was written, and nobody has to ask for more than a listing.
-    None,
-}
 
 /// What is known of an object without its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]

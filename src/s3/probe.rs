@@ -9,6 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 
 use super::dir::head;
 use super::failure::words;
+use super::options::{Probe, Trial};
 use super::store::Store;
 
 /// Listings of one key that are timed.
@@ -17,29 +18,6 @@ const BODY: &[u8] = b"ringsync";
 /// The CRC32 of something else.
 const WRONG_CRC32: &str = "AAAAAA==";
 const METADATA: (&str, &str) = ("ringsync", "doctor");
-
-/// What was found out. Failures are in the server's words.
-#[derive(Clone, Debug)]
-pub struct Probe {
-    /// The median time of a listing of one key.
-    pub latency: Option<Duration>,
-    /// Whether what is replaced or deleted can be had again.
-    pub is_versioned: Result<bool, String>,
-    /// Of a destination.
-    pub trial: Option<Trial>,
-}
-
-/// What was tried with an object of its own, which is gone again.
-#[derive(Clone, Debug)]
-pub struct Trial {
-    pub written: Result<(), String>,
-    /// Whether an object keeps its metadata.
-    pub keeps_metadata: Result<bool, String>,
-    /// Whether contents that are not what their checksum says are refused.
-    pub checks_contents: bool,
-    pub takes_parts: Result<(), String>,
-    pub deleted: Result<(), String>,
-}
 
 impl Store {
     /// Tries the bucket out; `writes`: also with an object below the prefix.

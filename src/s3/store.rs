@@ -22,9 +22,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::about::Kept;
-use super::attributes::Form;
 use super::delete::Deleter;
 use super::failure::words;
+use super::options::{Form, Options};
 use super::turns::{Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
@@ -49,27 +49,6 @@ const REQUESTS_PER_THREAD: usize = 64;
 const MEMORY_KIB_PER_THREAD: u32 = 64 << 10;
 /// Nobody waits long to be told that nobody is there.
 const FIRST_ATTEMPTS_MAX: u32 = 2;
-
-/// How to reach a bucket. What is not given comes from the environment and the files of the AWS tools.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    pub profile: Option<String>,
-    /// Public buckets are read without credentials.
-    pub unsigned: bool,
-    pub form: Form,
-    /// Of objects that are written; the bucket's own when nothing is given.
-    pub storage_class: Option<String>,
-    /// `AES256` or `aws:kms`, and the key of the latter.
-    pub encryption: Option<String>,
-    pub encryption_key: Option<String>,
-    /// Objects go in parts of so many bytes, a power of two from 8 MiB on; the largest ones in larger ones.
-    pub part_bytes: u64,
-}
-
-/// What `Options::part_bytes` is when nobody says.
-pub const PART_BYTES: u64 = 16 << 20;
 
 /// What the buckets of a run have in common.
 #[derive(Clone, Debug)]
@@ -112,22 +91,6 @@ pub struct Store {
     /// What contents that wait to be sent may take, in KiB.
     memory: Arc<Semaphore>,
     memory_kib: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            region: None,
-            profile: None,
-            unsigned: false,
-            form: Form::default(),
-            storage_class: None,
-            encryption: None,
-            encryption_key: None,
-            part_bytes: PART_BYTES,
-        }
-    }
 }
 
 impl Store {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::attributes::{self, Form};
+use super::attributes;
 use super::copy::Original;
 use super::delete::delete;
 use super::dir::{Dir, look_up};
 use super::object::Object;
+use super::options::{Form, Ways};
 use super::store::Store;
 use super::upload::{self, Upload};
 use crate::error::Side;
@@ -26,15 +27,6 @@ pub struct ObjectFs {
     instruments: Instruments,
     side: Side,
     ways: Ways,
-}
-
-/// How a bucket is used.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ways {
-    /// Objects are asked for what a listing does not tell, their own times among it.
-    pub asks: bool,
-    /// The other side can have objects copied by the server, so they are opened without their contents.
-    pub copies: bool,
 }
 
 /// What a handle stands for.

@@ -7,20 +7,12 @@ use futures_util::{StreamExt, stream};
 
 use super::failure::words;
 use super::listing::decoded;
+use super::options::Unfinished;
 use super::store::Store;
 use crate::model::Time;
 
 /// Uploads that are aborted at once.
 const ABORTS_MAX: usize = 16;
-
-/// An upload that was begun, and neither completed nor aborted. A server tells nothing else of it, not even who began it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    /// As the server writes it, decoded.
-    pub key: Vec<u8>,
-    pub begun: Time,
-    id: String,
-}
 
 impl Store {
     /// Uploads to keys with a prefix that were begun before a time.

@@ -305,7 +305,12 @@ impl Asked {
     fn range(&self, name: &str) -> Option<std::ops::Range<usize>> {
         let range = self.headers.get(name)?.strip_prefix("bytes=").unwrap();
         let (start, end) = range.split_once('-').unwrap();
-        Some(start.parse().unwrap()..end.parse::<usize>().unwrap() + 1)
+        let end = if end.is_empty() {
+            usize::MAX
+        } else {
+            end.parse::<usize>().unwrap() + 1
+        };
+        Some(start.parse().unwrap()..end)
     }
 }
 
