@@ -1,15 +1,13 @@
 //! How many requests may wait for a server's answers at once: half as many after it has said that they are too many, and
 //! since then one more after some rounds of answers (additive increase, multiplicative decrease).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Of the limit, what is left after a cut.
 const CUT: f64 = 0.5;
 /// Rounds of answers for one request more. A server that answers in milliseconds would else be asked too much again before the
 /// next cut can come.
 const ROUNDS: f64 = 8.0;
-/// Requests that were under way at a cut are refused too; they say nothing new.
-const CUT_PAUSE: Duration = Duration::from_millis(200);
 /// So many may always be.
 const LEAST: usize = 4;
 
@@ -44,15 +42,15 @@ impl Requests {
         }
     }
 
-    /// An answer came; `slowed`: it said that there are too many requests. Returns the limit from now on.
-    pub fn on_answer(&mut self, now: Instant, slowed: bool) -> usize {
+    /// An answer came, `now`, to what was asked at `begun`; `slowed`: it said that there are too many requests. Requests that were
+    /// under way at a cut are refused too, and say nothing new. Returns the limit from now on.
+    pub fn on_answer(&mut self, now: Instant, begun: Instant, slowed: bool) -> usize {
         if !slowed {
             self.limit = (self.limit + 1.0 / (ROUNDS * self.limit)).min(as_float(self.most));
             return self.limit();
         }
         self.slowed += 1;
-        let is_new = |cut: Instant| now.saturating_duration_since(cut) >= CUT_PAUSE;
-        if self.last_cut.is_none_or(is_new) {
+        if self.last_cut.is_none_or(|cut| begun > cut) {
             self.limit = (self.limit * CUT).max(as_float(LEAST));
             self.last_cut = Some(now);
         }
@@ -83,20 +81,22 @@ fn as_float(count: usize) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     #[test]
     fn a_cut_halves_and_rounds_of_answers_make_up_for_it() {
         let start = Instant::now();
         let mut requests = Requests::new(128);
-        assert_eq!(requests.on_answer(start, false), 128);
-        assert_eq!(requests.on_answer(start, true), 64);
+        let later = start + Duration::from_secs(5);
+        assert_eq!(requests.on_answer(start, start, false), 128);
+        assert_eq!(requests.on_answer(start, start, true), 64);
         // Those that were under way.
         for _ in 0..60 {
-            assert_eq!(requests.on_answer(start + CUT_PAUSE / 2, true), 64);
+            assert_eq!(requests.on_answer(later, start, true), 64);
         }
-        assert_eq!(requests.on_answer(start + CUT_PAUSE, true), 32);
+        assert_eq!(requests.on_answer(later, later, true), 32);
         let mut answers = 0;
-        while requests.on_answer(start, false) < 64 {
+        while requests.on_answer(later, later, false) < 64 {
             answers += 1;
         }
         assert!((8000..16_000).contains(&answers), "{answers}");
@@ -113,7 +113,7 @@ mod tests {
             let mut now = Instant::now();
             for (pause, slowed) in answers {
                 now += Duration::from_millis(pause);
-                let limit = requests.on_answer(now, slowed);
+                let limit = requests.on_answer(now, now, slowed);
                 prop_assert!((LEAST..=most.max(LEAST)).contains(&limit));
             }
         }
@@ -131,7 +131,7 @@ mod tests {
             let at_once = requests.limit();
             for request in 0..at_once {
                 let slowed = request >= CAPACITY;
-                requests.on_answer(now, slowed);
+                requests.on_answer(now, now, slowed);
                 // What it does before it has found its level does not count.
                 if round >= 500 {
                     done += u64::from(!slowed);

@@ -36,18 +36,25 @@ struct Trial {
 
 impl Bucket {
     pub(super) fn gather(side: Side, url: &Url, options: &Options) -> Self {
-        let mut bucket = Self {
-            shown: url.to_string(),
-            usable: Can::Yes,
+        let store = match Store::reach(options, url, side) {
+            Ok(store) => store,
+            Err(why) => return Self::unusable(url.to_string(), why),
+        };
+        let mut bucket = Self::unusable(url.to_string(), String::new());
+        bucket.usable = Can::Yes;
+        bucket.learn(store.probe(&url.prefix, side == Side::Destination));
+        bucket
+    }
+
+    /// Nothing of it is known, for this reason.
+    pub(super) fn unusable(shown: String, why: String) -> Self {
+        Self {
+            shown,
+            usable: Can::No(why),
             latency_ms: None,
             versioned: Can::Unknown(String::from("it cannot be reached")),
             trial: None,
-        };
-        match Store::reach(options, url, side) {
-            Ok(store) => bucket.learn(store.probe(&url.prefix, side == Side::Destination)),
-            Err(why) => bucket.usable = Can::No(why),
         }
-        bucket
     }
 
     fn learn(&mut self, probe: Probe) {

@@ -135,8 +135,11 @@ pub fn examine(source: Option<&Path>, dest: Option<&Path>, buckets: &Options) ->
     };
     let section = |side, path: &Path| {
         let url = Url::parse(path.as_os_str().as_encoded_bytes());
-        if let Some(Ok(url)) = url {
-            let bucket = Bucket::gather(side, &url, buckets);
+        if let Some(url) = url {
+            let bucket = match url {
+                Ok(url) => Bucket::gather(side, &url, buckets),
+                Err(why) => Bucket::unusable(path.display().to_string(), why),
+            };
             return Section {
                 findings: bucket.judge(),
                 facts: Facts::Bucket(Box::new(bucket)),

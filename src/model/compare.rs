@@ -160,8 +160,8 @@ pub fn decide(src: &Meta, dst: Option<&Meta>, policy: &Policy) -> Action {
 #[must_use]
 pub fn needs_more(src: &Meta, dst: &Meta, policy: &Policy) -> bool {
     let is_unasked = |meta: &Meta| meta.unknown.has(Attrs::UNASKED);
-    let is_left_out =
-        policy.only_missing || !(policy.size_min..=policy.size_max).contains(&src.size);
+    let has_other_size = !(policy.size_min..=policy.size_max).contains(&src.size);
+    let is_left_out = policy.only_missing || src.kind == Kind::File && has_other_size;
     if !(is_unasked(src) || is_unasked(dst)) || is_left_out {
         return false;
     }

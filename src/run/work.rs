@@ -220,9 +220,15 @@ impl Work<'_> {
             backup_taken: false,
             way: None,
         };
-        if presence == Presence::Made
-            && let Err(failure) = self.hands.lane.dress(place, name, wanted).await
-        {
+        if presence != Presence::Made {
+            return;
+        }
+        let lane = &self.hands.lane;
+        let mut finished = lane.keep_empty_dir_at(dest, name).await;
+        if let Ok(false) = finished {
+            finished = lane.dress(place, name, wanted).await.map(|()| true);
+        }
+        if let Err(failure) = finished {
             self.report(failure, name);
         }
     }

@@ -110,7 +110,7 @@ impl Original {
             .set_copy_source_if_match(self.etag())
             .metadata_directive(MetadataDirective::Replace);
         let request = dressed!(request, about).customize();
-        let request = request.config_override(patient());
+        let request = request.config_override(patient(self.version.size));
         let copying = store.clone();
         let copied = store.run(async move {
             let answer = copying.in_turn(request.send()).await;
@@ -163,7 +163,7 @@ impl Original {
             .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
             .set_copy_source_if_match(self.etag())
             .customize()
-            .config_override(patient());
+            .config_override(patient(range.end - range.start));
         let copying = store.clone();
         let copied = store.run(async move {
             let answer = copying.in_turn(request.send()).await;

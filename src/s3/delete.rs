@@ -53,14 +53,16 @@ impl Deleter {
 /// Deletes an object; that there is none is as good.
 ///
 /// # Errors
-/// Those of [`errno_of`]; EIO when the run ends before.
+/// Those of [`errno_of`]; ECANCELED when the run ends before.
 pub(super) async fn delete(store: &Arc<Store>, key: String) -> Result<(), Errno> {
     let (told, outcome) = oneshot::channel();
     if store.deleter.take(Doomed { key, told }) {
         let deleting = store.clone();
         store.spawn(async move { delete_all(&deleting).await });
     }
-    outcome.await.unwrap_or(Err(Errno::EIO))
+    store
+        .unless_it_ends(async { outcome.await.unwrap_or(Err(Errno::EIO)) })
+        .await
 }
 
 /// Deletes what waits until nothing does.
@@ -68,6 +70,10 @@ async fn delete_all(store: &Store) {
     loop {
         let (batch, one_by_one) = {
             let mut waiting = store.deleter.waiting();
+            if store.is_ending() {
+                // Nobody waits for them any more.
+                waiting.keys.clear();
+            }
             let count = waiting.keys.len().min(BATCH_MAX);
             if count == 0 {
                 waiting.under_way -= 1;
@@ -90,13 +96,18 @@ async fn delete_all(store: &Store) {
 }
 
 async fn delete_one(store: &Store, doomed: Doomed) {
+    if store.is_ending() {
+        return;
+    }
     let request = store.client.delete_object();
     let request = request.bucket(&store.bucket).key(&doomed.key);
     let answer = store.in_turn(request.send()).await;
+    let outcome = match answer.map_err(|error| errno_of(&error)) {
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    };
     // Nobody may wait for it any more.
-    let _ = doomed
-        .told
-        .send(answer.map(drop).map_err(|error| errno_of(&error)));
+    let _ = doomed.told.send(outcome);
 }
 
 async fn delete_many(store: &Store, batch: Vec<Doomed>) {
@@ -129,7 +140,9 @@ async fn delete_many(store: &Store, batch: Vec<Doomed>) {
         }
     };
     // Alone they are repeated, and say why they cannot be. One that is not named may be any.
-    let is_told = failed.iter().all(|error| error.key().is_some());
+    let is_told = failed
+        .iter()
+        .all(|error| error.key().is_some_and(|key| !key.is_empty()));
     let failed: HashSet<&str> = failed.iter().filter_map(|error| error.key()).collect();
     let is_left = |doomed: &Doomed| !is_told || failed.contains(doomed.key.as_str());
     let (left, gone): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_left);

@@ -147,7 +147,8 @@ impl Object {
                 let mut stream = self.stream_at(streams, offset);
                 let mut filled = 0;
                 while filled < wanted && stream.at < stream.end {
-                    match stream.read(&mut buffer[filled..]).await? {
+                    let coming = stream.read(&mut buffer[filled..]);
+                    match self.store.unless_it_ends(coming).await? {
                         0 => return Err(Errno::EPROTO),
                         count => filled += count,
                     }

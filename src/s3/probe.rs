@@ -67,6 +67,19 @@ impl Store {
         let written = self
             .in_turn(put().set_metadata(Some(metadata)).send())
             .await;
+        let written = match written {
+            Ok(answer) => answer,
+            Err(error) => {
+                let not_tried = || Err(String::from("nothing can be written"));
+                return Trial {
+                    written: Err(words(&error)),
+                    keeps_metadata: not_tried().map(|()| false),
+                    checks_contents: false,
+                    takes_parts: not_tried(),
+                    deleted: not_tried(),
+                };
+            }
+        };
         let keeps_metadata = match head(self, &key).await {
             Ok((_, answer)) => Ok(answer
                 .metadata()
@@ -75,13 +88,19 @@ impl Store {
             Err(errno) => Err(errno.desc().to_owned()),
         };
         let wrong = self.in_turn(put().checksum_crc32(WRONG_CRC32).send()).await;
+        let refused = wrong.err().and_then(|error| {
+            let answer = error.raw_response()?;
+            Some(answer.status().as_u16())
+        });
         Trial {
-            checks_contents: written.is_ok() && wrong.is_err(),
-            written: written.map(drop).map_err(|error| words(&error)),
+            written: Ok(()),
             keeps_metadata,
+            checks_contents: refused.is_some_and(|status| (400..500).contains(&status)),
             takes_parts: self.take_parts(&key).await,
             deleted: {
+                // Of a versioned bucket, this very version.
                 let request = self.client.delete_object().bucket(&self.bucket).key(&key);
+                let request = request.set_version_id(written.version_id);
                 let answer = self.in_turn(request.send()).await;
                 answer.map(drop).map_err(|error| words(&error))
             },

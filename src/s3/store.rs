@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -25,7 +25,7 @@ use super::about::Kept;
 use super::delete::Deleter;
 use super::failure::words;
 use super::options::{Form, Options};
-use super::turns::{Listener, Turns};
+use super::turns::{BEGUN, Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
 use crate::throttle::Cancel;
@@ -37,8 +37,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// With all attempts; a body may take longer.
 const REQUEST_MAX: Duration = Duration::from_secs(180);
-/// The same where contents are sent, or the server works on them: a part on a slow line. What comes to a stand ends earlier.
+/// The same where much is sent, or the server works on much: a part on a slow line.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Less is through in no time.
+const LONG_BYTES_MIN: u64 = 1 << 20;
 /// Where buckets are when nobody says: compatible servers take any.
 const REGION: &str = "us-east-1";
 /// A thread makes 3,000 to 4,000 requests a second.
@@ -197,13 +199,28 @@ impl Store {
         &self,
         work: impl Future<Output = Result<T, Errno>> + Send + 'static,
     ) -> Result<T, Errno> {
-        if self.cancel.is_set() {
+        self.unless_it_ends(self.run_to_end(work)).await
+    }
+
+    /// Waits for something, or for the end of the run.
+    ///
+    /// # Errors
+    /// ECANCELED when that comes before.
+    pub(super) async fn unless_it_ends<T>(
+        &self,
+        work: impl Future<Output = Result<T, Errno>>,
+    ) -> Result<T, Errno> {
+        if self.is_ending() {
             return Err(Errno::ECANCELED);
         }
-        match select(pin!(self.run_to_end(work)), self.cancel.cancelled()).await {
+        match select(pin!(work), self.cancel.cancelled()).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right(_) => Err(Errno::ECANCELED),
         }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.cancel.is_set()
     }
 
     /// The same for what cannot be left half done: the end of the run does not end it.
@@ -233,7 +250,7 @@ impl Store {
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let _turn = self.turns.wait().await;
-            answer.await
+            BEGUN.scope(Instant::now(), answer).await
         })
     }
 
@@ -245,11 +262,9 @@ impl Store {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let memory = self.memory.clone();
         let permit = memory.acquire_many_owned(kib.min(self.memory_kib));
-        match select(pin!(permit), self.cancel.cancelled()).await {
-            // Closed only with the store.
-            Either::Left((permit, _)) => permit.map_err(|_| Errno::EIO),
-            Either::Right(_) => Err(Errno::ECANCELED),
-        }
+        // Closed only with the store.
+        self.unless_it_ends(async { permit.await.map_err(|_| Errno::EIO) })
+            .await
     }
 
     /// Starts something that goes on beside its starter.
@@ -267,8 +282,11 @@ impl Drop for Store {
     }
 }
 
-/// For requests whose contents take their time on the way, or whose work takes the server long.
-pub(super) fn patient() -> aws_sdk_s3::config::Builder {
+/// For requests about so many bytes, which take their time on the way, or with the server.
+pub(super) fn patient(bytes: u64) -> aws_sdk_s3::config::Builder {
+    if bytes < LONG_BYTES_MIN {
+        return aws_sdk_s3::config::Builder::new();
+    }
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_MAX)
         .read_timeout(PATIENCE)

@@ -223,6 +223,7 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
         Op::Discard { .. } => subject.upload()?.abandon().await,
         Op::MakeDir { name, .. } => {
             // A directory is there as soon as something is in it. The empty ones are kept by an object of their own.
+            subject.dir()?.new_key(&name)?;
             let key = subject.dir()?.below(&name)?.marker()?;
             if name.as_c_str() == c"." && !key.is_empty() {
                 upload::put(&store, &key, HashMap::new(), b"").await?;

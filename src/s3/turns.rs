@@ -14,6 +14,11 @@ use crate::control::requests::{Figures, Requests};
 /// Answers that say that there are too many requests.
 const SLOW_DOWN: [u16; 2] = [429, 503];
 
+tokio::task_local! {
+    /// When the turn began in which something is asked.
+    pub(super) static BEGUN: Instant;
+}
+
 /// The turns of all who ask the servers of a run.
 #[derive(Debug)]
 pub struct Turns {
@@ -54,10 +59,10 @@ impl Turns {
         Turn { turns, permit }
     }
 
-    fn on_answer(&self, slowed: bool) {
+    fn on_answer(&self, begun: Instant, slowed: bool) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let before = requests.limit();
-        let now = requests.on_answer(Instant::now(), slowed);
+        let now = requests.on_answer(Instant::now(), begun, slowed);
         if now > before {
             self.add(now - before);
         } else if now < before {
@@ -108,7 +113,9 @@ impl Intercept for Listener {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let status = context.response().status().as_u16();
-        self.0.on_answer(SLOW_DOWN.contains(&status));
+        let begun = BEGUN.try_with(|begun| *begun);
+        let begun = begun.unwrap_or_else(|_| Instant::now());
+        self.0.on_answer(begun, SLOW_DOWN.contains(&status));
         Ok(())
     }
 }
@@ -124,7 +131,7 @@ mod tests {
         let take = || turns.wait().now_or_never();
         let mut out: Vec<Turn<'_>> = (0..8).map(|_| take().unwrap()).collect();
         assert!(take().is_none());
-        turns.on_answer(true);
+        turns.on_answer(Instant::now(), true);
         assert_eq!(
             turns.figures(),
             Figures {
@@ -138,7 +145,7 @@ mod tests {
         out.push(take().unwrap());
         assert!(take().is_none());
         while turns.figures().limit < 5 {
-            turns.on_answer(false);
+            turns.on_answer(Instant::now(), false);
         }
         let _fifth = take().unwrap();
         assert!(take().is_none());

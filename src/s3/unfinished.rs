@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{EncodingType, MultipartUpload};
 use futures_util::{StreamExt, stream};
 
@@ -21,14 +22,14 @@ impl Store {
     /// In the server's words.
     pub fn unfinished(&self, prefix: &str, before: Time) -> Result<Vec<Unfinished>, String> {
         self.block_on(async {
-            let (mut found, mut key_marker, mut id_marker) = (Vec::new(), None, None);
+            let (mut found, mut marker) = (Vec::new(), (None, None));
             loop {
                 let request = self.client.list_multipart_uploads().bucket(&self.bucket);
                 let request = request
                     .prefix(prefix)
                     .encoding_type(EncodingType::Url)
-                    .set_key_marker(key_marker.take())
-                    .set_upload_id_marker(id_marker.take());
+                    .set_key_marker(marker.0.clone())
+                    .set_upload_id_marker(marker.1.clone());
                 let page = self.in_turn(request.send()).await;
                 let page = page.map_err(|error| words(&error))?;
                 let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
@@ -45,12 +46,15 @@ impl Store {
                 if page.is_truncated() != Some(true) {
                     return Ok(found);
                 }
-                let next = page.next_key_marker().map(decode);
-                key_marker = next.map(|key| String::from_utf8_lossy(&key).into_owned());
-                id_marker = page.next_upload_id_marker().map(str::to_owned);
-                if key_marker.is_none() {
-                    return Err(String::from("there are more uploads, and not where"));
+                let key = page.next_key_marker().map(decode);
+                let key = key.map(|key| String::from_utf8_lossy(&key).into_owned());
+                let next = (key, page.next_upload_id_marker().map(str::to_owned));
+                if next.0.is_none() || next == marker {
+                    return Err(String::from(
+                        "the server says that there are more uploads, and not where",
+                    ));
                 }
+                marker = next;
             }
         })
     }
@@ -62,7 +66,12 @@ impl Store {
             let request = self.client.abort_multipart_upload().bucket(&self.bucket);
             let request = request.key(key).upload_id(&upload.id);
             let answer = self.in_turn(request.send()).await;
-            answer.map(drop).map_err(|error| words(&error))
+            match answer {
+                Ok(_) => Ok(()),
+                // It was finished meanwhile.
+                Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+                Err(error) => Err(words(&error)),
+            }
         });
         self.block_on(stream::iter(aborts).buffered(ABORTS_MAX).collect())
     }

@@ -47,7 +47,10 @@ struct Written {
     sent_bytes: u64,
     /// Its contents and attributes are those of an object that is there already.
     copy_of: Option<Arc<Original>>,
+    /// The server has nothing unfinished of it.
     is_over: bool,
+    /// It has been closed, and is there.
+    is_there: bool,
 }
 
 /// A part that is not full yet.
@@ -175,7 +178,7 @@ impl Upload {
         let request = request.bucket(&store.bucket).key(&self.key);
         let request = request.upload_id(id).part_number(number);
         let request = request.body(ByteStream::from(part.bytes));
-        let request = request.customize().config_override(patient());
+        let request = request.customize().config_override(patient(bytes));
         let sending = self.store.clone();
         let memory = part.memory;
         let sent = store.run(async move {
@@ -234,6 +237,12 @@ impl Upload {
     /// # Errors
     /// Those of [`errno_of`]; then what was there under its key still is.
     pub(super) async fn close(&self) -> Result<(), Errno> {
+        self.finish().await?;
+        self.written().is_there = true;
+        Ok(())
+    }
+
+    async fn finish(&self) -> Result<(), Errno> {
         let (parts, copy_of) = {
             let mut written = self.written();
             let waiting: u64 = written.parts.values().map(|part| part.filled).sum();
@@ -272,7 +281,7 @@ impl Upload {
             .set_upload_id(self.id.get().cloned())
             .multipart_upload(parts.build())
             .customize()
-            .config_override(patient());
+            .config_override(patient(u64::MAX));
         let (key, own_id) = (self.key.clone(), self.own_id.clone());
         let completing = self.store.clone();
         let completed = store.run_to_end(async move {
@@ -290,9 +299,21 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives the object up: nothing of it stays.
+    /// Gives the object up: nothing of it stays, also when it is there already. Not even the end of the run keeps it.
     pub(super) async fn abandon(&self) {
         self.written().parts.clear();
+        if std::mem::take(&mut self.written().is_there) {
+            let request = self.store.client.delete_object();
+            let request = request.bucket(&self.store.bucket).key(&self.key);
+            let deleting = self.store.clone();
+            let deleted = self.store.run_to_end(async move {
+                let answer = deleting.in_turn(request.send()).await;
+                answer.map(drop).map_err(|error| errno_of(&error))
+            });
+            if let Err(errno) = deleted.await {
+                tracing::warn!(key = self.key, "an object that is not right stays: {errno}");
+            }
+        }
         if let Some(abort) = self.abort() {
             let aborted = self.store.run_to_end(async move {
                 abort.await;
@@ -363,7 +384,8 @@ async fn put_object(
     let request = request.bucket(&store.bucket).key(key);
     let request = dressed!(request, About::new(store, metadata));
     let request = request.body(ByteStream::from(part.bytes));
-    let request = request.customize().config_override(patient());
+    let request = request.customize();
+    let request = request.config_override(patient(part.filled));
     let (putting, memory) = (store.clone(), part.memory);
     let put = store.run(async move {
         let answer = putting.in_turn(request.send()).await;

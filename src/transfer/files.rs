@@ -161,26 +161,31 @@ impl Lane {
             }
             let mut copied = filled.copied;
             copied.unsettled = !filled.settled;
+            let written = closing.then(|| made.file.clone());
             match self.install(place, made, existing).await {
                 Err(failure) if copied.cloned && closing && failure.is_about_original() => {
                     if attempts < ATTEMPTS_MAX {
                         continue;
                     }
-                    return Err(failure.of(Side::Source));
+                    return Err(failure.of_original());
                 }
                 installed => installed?,
             }
-            if closing && self.options.verify && !copied.unsettled {
-                match self.read_back(place, &before).await? {
-                    ReadBack::Faithful => {}
-                    ReadBack::Changed => copied.unsettled = true,
-                    ReadBack::Other if corrupt + 1 < verify::COPIES_MAX => {
-                        corrupt += 1;
-                        continue;
-                    }
-                    ReadBack::Other => {
+            if let Some(file) = written
+                && self.options.verify
+                && !copied.unsettled
+            {
+                match self.read_back(place, &before).await {
+                    Ok(ReadBack::Faithful) => {}
+                    Ok(ReadBack::Changed) => copied.unsettled = true,
+                    other => {
                         // Its size and its time would say that it is equal.
-                        self.unlink_if_there(place.dest, place.name).await?;
+                        self.give_up(file).await;
+                        other?;
+                        corrupt += 1;
+                        if corrupt < verify::COPIES_MAX {
+                            continue;
+                        }
                         return Err(verify::corrupted());
                     }
                 }
@@ -473,16 +478,12 @@ impl Lane {
             partial,
             ..
         } = made;
-        if landing == Landing::Closing
-            && let Err(failure) = self.clear_way(place).await
-        {
-            self.give_up(file).await;
-            return Err(failure);
-        }
         // Nobody else may have it open: the last close tells late errors.
         let kept = (landing == Landing::Closing).then(|| file.clone());
         let installed = match self.on_dest(Op::Close { file }).await {
             Ok(_) if landing == Landing::Temp => self.replace(place, name.clone(), existing).await,
+            // It is there beside what was in its way.
+            Ok(_) if landing == Landing::Closing => return self.clear_way(place).await,
             Ok(_) => Ok(()),
             Err(failure) => Err(failure),
         };

@@ -162,8 +162,13 @@ impl Failure {
         self.is(Errno::ESTALE) || self.is(Errno::ENOENT)
     }
 
-    fn of(self, side: Side) -> Self {
-        Self { side, ..self }
+    /// The same, told of the side that it is about.
+    fn of_original(self) -> Self {
+        if self.is(Errno::ESTALE) {
+            let side = Side::Source;
+            return Self { side, ..self };
+        }
+        self
     }
 
     fn is(&self, errno: Errno) -> bool {
@@ -305,6 +310,19 @@ impl Lane {
             return Ok(());
         }
         self.make_dir(dest, c".", PRIVATE_DIR).await
+    }
+
+    /// The same for a name. `false` where directories need no such thing.
+    ///
+    /// # Errors
+    /// The operation that failed on the destination.
+    pub async fn keep_empty_dir_at(&self, dest: &Handle, name: &CStr) -> Result<bool, Failure> {
+        if self.options.write_mode != WriteMode::Whole {
+            return Ok(false);
+        }
+        let dir = self.open_below(dest, name.to_bytes()).await?;
+        self.keep_empty_dir(&dir).await?;
+        Ok(true)
     }
 
     /// The mode of a new directory until it has that of the source; where nobody knows one, for good.

@@ -87,15 +87,18 @@ impl Lane {
         op: impl Fn(Handle, CString) -> Op,
     ) -> Result<(), Failure> {
         let is_whole = self.options.write_mode == WriteMode::Whole;
-        if is_whole {
-            self.clear_way(place).await?;
-        }
         if is_whole || existing.is_none() && place.way.is_none() {
             match self
                 .on_dest(op(place.dest.clone(), place.name.to_owned()))
                 .await
             {
-                Ok(_) => return self.dress(place, place.name, wanted).await,
+                Ok(_) => {
+                    if is_whole {
+                        // It is there beside what was in its way.
+                        self.clear_way(place).await?;
+                    }
+                    return self.dress(place, place.name, wanted).await;
+                }
                 // Somebody was faster: replace it like any other.
                 Err(failure) if failure.is(Errno::EEXIST) => {}
                 Err(failure) => return Err(failure),

@@ -110,6 +110,7 @@ fn a_tree_becomes_a_bucket_and_a_tree_again() {
     assert!(!seen.iter().any(is_write), "{seen:?}");
     assert_eq!(heads(&seen), 4, "one for each object: {seen:?}");
     sending.run("check", &["-c"]).exits(0);
+    sending.run("check", &["--min-size", "1M"]).exits(0);
 
     sending.scene.sync(&[]).exits(0);
     let back = sending.scene.dst.clone();
@@ -217,6 +218,13 @@ fn a_directory_that_is_in_the_way_goes_only_when_that_is_asked_for() {
     let told = sending.sync(&[]);
     assert!(told.exits(23).err().contains("'a'"), "{}", told.describe());
     assert_eq!(sending.keys(), ["p/a/x", "p/a/y/z"]);
+    sending
+        .scene
+        .server
+        .faults(|request| matches!(request, Request::Put(_)).then_some(Fault::Status(403)));
+    sending.sync(&["--force"]).exits(23);
+    assert_eq!(sending.keys(), ["p/a/x", "p/a/y/z"]);
+    sending.scene.server.faults(|_| None);
     sending.sync(&["--force"]).exits(0);
     assert_eq!(sending.keys(), ["p/a"]);
     // And the other way round.
