@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,6 +28,27 @@ impl Sending {
         let scene = Scene::new();
         let src = scene.scratch.dir("src");
         Self { scene, src }
+    }
+
+    /// A run of which the first part of a large object is on its way, slowly.
+    fn under_way() -> (Self, Child) {
+        let sending = Self::new();
+        sending.write("large", &noise(80 << 20));
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let told = has_begun.clone();
+        sending.scene.server.faults(move |request| {
+            if matches!(request, Request::Part(..)) {
+                told.store(true, SeqCst);
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            None
+        });
+        let places = ["sync", sending.src.to_str().unwrap(), BUCKET];
+        let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        wait_for(&has_begun);
+        (sending, child)
     }
 
     fn write(&self, path: &str, contents: &[u8]) {
@@ -406,22 +427,7 @@ fn what_is_refused_leaves_what_was_there() {
 
 #[test]
 fn an_interrupted_run_aborts_what_it_has_begun() {
-    let sending = Sending::new();
-    sending.write("large", &noise(80 << 20));
-    let has_begun = Arc::new(AtomicBool::new(false));
-    let told = has_begun.clone();
-    sending.scene.server.faults(move |request| {
-        if matches!(request, Request::Part(..)) {
-            told.store(true, SeqCst);
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        None
-    });
-    let places = ["sync", sending.src.to_str().unwrap(), BUCKET];
-    let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    wait_for(&has_begun);
+    let (sending, mut child) = Sending::under_way();
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     kill(pid, Signal::SIGINT).unwrap();
     let status = child.wait().unwrap();
@@ -599,22 +605,7 @@ fn what_no_bucket_can_be_asked_is_refused() {
 
 #[test]
 fn uploads_that_a_killed_run_left_are_found_and_aborted() {
-    let sending = Sending::new();
-    sending.write("large", &noise(80 << 20));
-    let has_begun = Arc::new(AtomicBool::new(false));
-    let told = has_begun.clone();
-    sending.scene.server.faults(move |request| {
-        if matches!(request, Request::Part(..)) {
-            told.store(true, SeqCst);
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        None
-    });
-    let places = ["sync", sending.src.to_str().unwrap(), BUCKET];
-    let mut command = sending.scene.command(&places, &["--part-size", "8M"]);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    wait_for(&has_begun);
+    let (sending, mut child) = Sending::under_way();
     child.kill().unwrap();
     child.wait().unwrap();
     sending.scene.server.faults(|_| None);
