@@ -48,6 +48,9 @@ pub enum Command {
 /// Whether this build knows buckets; else help does not tell of them.
 const BUCKETS: bool = cfg!(feature = "s3");
 
+const BUCKETS_HEADING: &str = "\
+    Buckets (credentials and all that is not given come from AWS_* variables and the files of the AWS tools)";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk,
 20 interrupted, 23 some entries failed, 24 some source entries vanished, 25 --max-delete reached,
@@ -110,7 +113,7 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub s3: S3Args,
+    pub s3: ReachArgs,
 }
 
 #[derive(Debug, Args)]
@@ -278,10 +281,8 @@ pub struct ScanArgs {
 
 /// How buckets are reached.
 #[derive(Debug, Args)]
-#[command(
-    next_help_heading = "Buckets (credentials and all that is not given come from AWS_* variables and the files of the AWS tools)"
-)]
-pub struct S3Args {
+#[command(next_help_heading = BUCKETS_HEADING)]
+pub struct ReachArgs {
     /// The server, such as http://localhost:9000, where it is not AWS; buckets are then the first part of its paths
     #[arg(long, value_name = "URL", hide = !BUCKETS)]
     pub endpoint_url: Option<String>,
@@ -294,6 +295,14 @@ pub struct S3Args {
     /// Ask without credentials, which public buckets allow
     #[arg(long, hide = !BUCKETS)]
     pub no_sign_request: bool,
+}
+
+/// The same, and what objects tell of files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = BUCKETS_HEADING)]
+pub struct S3Args {
+    #[command(flatten)]
+    pub reach: ReachArgs,
     /// Where objects have the attributes of files: `posix` has file-mtime, file-permissions, file-owner and file-group as AWS
     /// DataSync writes them, or rclone's mtime; `rclone` that alone; `none` takes an object's own time for the file's, and is
     /// fastest, for the others ask once for each object [default: posix]
@@ -319,7 +328,7 @@ pub struct CleanupArgs {
     #[arg(long, value_name = "TIME", default_value = "1 day ago", hide = !BUCKETS)]
     pub before: String,
     #[command(flatten)]
-    pub s3: S3Args,
+    pub s3: ReachArgs,
 }
 
 /// How objects are written.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::parse;
-use crate::cli::{CleanupArgs, S3Args, S3MetadataArg, S3WriteArgs};
+use crate::cli::{CleanupArgs, ReachArgs, S3Args, S3MetadataArg, S3WriteArgs};
 use crate::model::path::escape;
 use crate::run::Job;
 use crate::run::cleanup::Cleanup;
@@ -15,18 +15,26 @@ const PART_BYTES_MAX: u64 = 512 << 20;
 /// # Errors
 /// When something is given and the job has no bucket.
 pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
+    let reach = &args.reach;
     let given = [
-        ("--endpoint-url", args.endpoint_url.is_some()),
-        ("--region", args.region.is_some()),
-        ("--profile", args.profile.is_some()),
-        ("--no-sign-request", args.no_sign_request),
+        ("--endpoint-url", reach.endpoint_url.is_some()),
+        ("--region", reach.region.is_some()),
+        ("--profile", reach.profile.is_some()),
+        ("--no-sign-request", reach.no_sign_request),
         ("--s3-metadata", args.s3_metadata.is_some()),
     ];
     let dest = job.dest.as_deref();
     if !Url::is_one(&job.source) && !dest.is_some_and(Url::is_one) {
         refuse(&given, dest.unwrap_or(&job.source))?;
     }
-    Ok(buckets_of(args))
+    Ok(Options {
+        form: match args.s3_metadata {
+            None | Some(S3MetadataArg::Posix) => Form::Posix,
+            Some(S3MetadataArg::Rclone) => Form::Rclone,
+            Some(S3MetadataArg::None) => Form::None,
+        },
+        ..buckets_of(args.reach)
+    })
 }
 
 /// `ringsync s3 cleanup`.
@@ -49,17 +57,12 @@ pub fn cleanup(args: CleanupArgs) -> Result<Cleanup, String> {
 
 /// How the buckets of a command that is no run are reached.
 #[must_use]
-pub fn buckets_of(args: S3Args) -> Options {
+pub fn buckets_of(args: ReachArgs) -> Options {
     Options {
         endpoint: args.endpoint_url,
         region: args.region,
         profile: args.profile,
         unsigned: args.no_sign_request,
-        form: match args.s3_metadata {
-            None | Some(S3MetadataArg::Posix) => Form::Posix,
-            Some(S3MetadataArg::Rclone) => Form::Rclone,
-            Some(S3MetadataArg::None) => Form::None,
-        },
         ..Options::default()
     }
 }

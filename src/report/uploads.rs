@@ -9,9 +9,12 @@ use super::summary::exit;
 use crate::model::path::escape;
 use crate::run::cleanup::{End, Ended};
 
-/// One line for each upload.
+/// One line for each upload, or that there is none.
 #[must_use]
 pub fn text(ended: &[Ended]) -> String {
+    if ended.is_empty() {
+        return String::from("no unfinished uploads from before that time\n");
+    }
     let mut text = String::new();
     for upload in ended {
         let begun = UNIX_EPOCH + Duration::from_secs(upload.begun.sec.try_into().unwrap_or(0));
