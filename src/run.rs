@@ -36,7 +36,7 @@ use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
 use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
 use crate::monitor::{Board, Controllers, Latencies, RequestFigures, Sampler, Sources};
-use crate::s3::{self, Turns};
+use crate::s3::{self, Turns, Url};
 pub use crate::shard::Passing;
 use crate::shard::pool::PoolOptions;
 use crate::shard::{self, Mode, Node, Presence, Shared, StrayRule};
@@ -180,6 +180,14 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Whether one of its sides is a bucket.
+    #[must_use]
+    pub fn has_bucket(&self) -> bool {
+        Url::is_one(&self.source) || self.dest.as_deref().is_some_and(Url::is_one)
+    }
+}
+
 /// A job that cannot begin: nothing was changed. Exit code 3, or 11 when the machine or the destination's filesystem refuses.
 #[derive(Debug)]
 pub struct StartError {
@@ -267,7 +275,7 @@ impl Run {
         objects::suit_destination(&mut job)?;
         let depth = job.tuning.depth();
         let cancel = Arc::<Cancel>::default();
-        let has_bucket = objects::has_bucket(&job);
+        let has_bucket = job.has_bucket();
         let buckets = s3::Shared::new(cancel.clone(), job.cpus.len());
         let (roots, backup_root) = open_roots(&job, depth.clone(), &buckets)?;
         Ok(Self {

@@ -23,9 +23,8 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
         ("--no-sign-request", reach.no_sign_request),
         ("--s3-metadata", args.s3_metadata.is_some()),
     ];
-    let dest = job.dest.as_deref();
-    if !Url::is_one(&job.source) && !dest.is_some_and(Url::is_one) {
-        refuse(&given, dest.unwrap_or(&job.source))?;
+    if !job.has_bucket() {
+        refuse(&given, job.dest.as_deref().unwrap_or(&job.source))?;
     }
     Ok(Options {
         form: match args.s3_metadata {

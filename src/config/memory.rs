@@ -12,7 +12,7 @@ use crate::model::Time;
 use crate::model::filter::Filter;
 use crate::model::path::escape;
 use crate::run::{Delete, Job};
-use crate::s3::Url;
+
 use crate::state::Use;
 use crate::transfer::WriteMode;
 
@@ -63,7 +63,7 @@ impl Memory {
                 None => Ok(None),
             };
         };
-        if Url::is_one(&job.source) || job.dest.as_deref().is_some_and(Url::is_one) {
+        if job.has_bucket() {
             return Err(format!(
                 "{option} goes by the ctimes of directories, and buckets have none"
             ));

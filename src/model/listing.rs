@@ -134,9 +134,15 @@ impl Entry {
         self.marks |= TOLD;
     }
 
+    /// Whether asking would tell more than its listing did.
+    #[must_use]
+    pub fn is_unasked(&self) -> bool {
+        self.unknown.has(Attrs::UNASKED)
+    }
+
     /// Has an entry be asked for what its listing did not tell.
     pub fn ask_again_if_unasked(&mut self) {
-        if self.unknown.has(Attrs::UNASKED) {
+        if self.is_unasked() {
             self.state = State::Wanted;
         }
     }

@@ -27,12 +27,6 @@ struct Bucket {
     root: Handle,
 }
 
-/// Whether a bucket is part of the job.
-pub(super) fn has_bucket(job: &Job) -> bool {
-    let is_dest = job.dest.as_deref().is_some_and(Url::is_one);
-    is_dest || Url::is_one(&job.source)
-}
-
 /// `None` when no bucket is part of the job.
 pub(super) fn open(
     job: &Job,

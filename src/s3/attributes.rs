@@ -18,6 +18,11 @@ pub(super) struct Listed {
 }
 
 impl Listed {
+    /// That an object is still this one, for a request; nothing where the server tells no ETag.
+    pub(super) fn condition(&self) -> Option<String> {
+        Some(self.etag.clone()).filter(|etag| !etag.is_empty())
+    }
+
     /// `None` when the server does not tell the size.
     pub(super) fn new(
         size: Option<i64>,

@@ -12,7 +12,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::about::{About, dressed};
 use super::attributes::Listed;
 use super::dir::head;
-use super::failure::errno_of;
 use super::store::{Store, patient};
 use super::upload::Upload;
 use crate::io::Change;
@@ -80,10 +79,6 @@ impl Original {
         format!("{}/{}", self.bucket, utf8_percent_encode(&self.key, &KEY))
     }
 
-    fn etag(&self) -> Option<String> {
-        Some(self.version.etag.clone()).filter(|etag| !etag.is_empty())
-    }
-
     /// Makes the object of a key a copy of this one, with these attributes instead of its own.
     ///
     /// # Errors
@@ -107,16 +102,11 @@ impl Original {
         let request = request.bucket(&store.bucket).key(key);
         let request = request
             .copy_source(self.source())
-            .set_copy_source_if_match(self.etag())
+            .set_copy_source_if_match(self.version.condition())
             .metadata_directive(MetadataDirective::Replace);
         let request = dressed!(request, about).customize();
         let request = request.config_override(patient(self.version.size));
-        let copying = store.clone();
-        let copied = store.run(async move {
-            let answer = copying.in_turn(request.send()).await;
-            answer.map(drop).map_err(|error| errno_of(&error))
-        });
-        copied.await
+        store.ask(request.send()).await.map(drop)
     }
 
     async fn copy_in_parts(
@@ -161,20 +151,15 @@ impl Original {
             .part_number(number)
             .copy_source(self.source())
             .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
-            .set_copy_source_if_match(self.etag())
+            .set_copy_source_if_match(self.version.condition())
             .customize()
             .config_override(patient(range.end - range.start));
-        let copying = store.clone();
-        let copied = store.run(async move {
-            let answer = copying.in_turn(request.send()).await;
-            let answer = answer.map_err(|error| errno_of(&error))?;
-            let part = answer.copy_part_result.ok_or(Errno::EPROTO)?;
-            Ok(CompletedPart::builder()
-                .part_number(number)
-                .set_e_tag(part.e_tag)
-                .set_checksum_crc32(part.checksum_crc32)
-                .build())
-        });
-        copied.await
+        let answer = store.ask(request.send()).await?;
+        let part = answer.copy_part_result.ok_or(Errno::EPROTO)?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(part.e_tag)
+            .set_checksum_crc32(part.checksum_crc32)
+            .build())
     }
 }

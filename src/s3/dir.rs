@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::attributes::{self, Listed};
 use super::delete::delete;
 use super::failure::{errno_of, errno_of_list};
-use super::listing::{Cursor, decoded};
+use super::listing::{Cursor, told};
 use super::store::Store;
 use crate::io::Reply;
 use crate::model::{Listing, Meta, State};
@@ -240,15 +240,9 @@ async fn first_keys(store: &Store, prefix: &str, count: i32) -> Result<Vec<Strin
     let request = request.encoding_type(EncodingType::Url);
     let answer = store.in_turn(request.send()).await;
     let answer = answer.map_err(|error| errno_of_list(&error))?;
-    let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
     let keys = answer.contents().iter().filter_map(|object| object.key());
-    let keys = keys.map(|key| {
-        if is_encoded {
-            String::from_utf8_lossy(&decoded(key)).into_owned()
-        } else {
-            key.to_owned()
-        }
-    });
+    let keys = keys.map(|key| told(key, answer.encoding_type()));
+    let keys = keys.map(|key| String::from_utf8_lossy(&key).into_owned());
     let keys: Vec<String> = keys.collect();
     if keys.is_empty() && answer.is_truncated() == Some(true) {
         return Err(Errno::EPROTO);

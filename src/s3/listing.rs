@@ -94,14 +94,7 @@ impl Cursor {
 
     /// `None` when something of it cannot be understood.
     fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Option<Page> {
-        let is_encoded = found.encoding_type() == Some(&EncodingType::Url);
-        let bytes = |key: &str| {
-            if is_encoded {
-                decoded(key)
-            } else {
-                key.as_bytes().to_vec()
-            }
-        };
+        let bytes = |key: &str| told(key, found.encoding_type());
         let mut keys = Vec::new();
         for object in found.contents() {
             let listed = Listed::new(object.size(), object.last_modified(), object.e_tag())?;
@@ -168,8 +161,17 @@ fn name_of(bytes: &[u8]) -> Option<CString> {
     CString::new(bytes).ok()
 }
 
+/// The bytes of a key that came in this encoding.
+pub(super) fn told(key: &str, encoding: Option<&EncodingType>) -> Vec<u8> {
+    if encoding == Some(&EncodingType::Url) {
+        decoded(key)
+    } else {
+        key.as_bytes().to_vec()
+    }
+}
+
 /// Keys come encoded as in a query, for XML has no way to write control characters.
-pub(super) fn decoded(key: &str) -> Vec<u8> {
+fn decoded(key: &str) -> Vec<u8> {
     percent_decode_str(&key.replace('+', " ")).collect()
 }
 

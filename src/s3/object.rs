@@ -271,7 +271,7 @@ impl Part {
         let request = request.bucket(&self.store.bucket).key(&self.key);
         let request = request
             .range(format!("bytes={start}-{}", end - 1))
-            .set_if_match(Some(self.version.etag.clone()).filter(|etag| !etag.is_empty()));
+            .set_if_match(self.version.condition());
         let answer = self.store.in_turn(request.send()).await;
         let answer = answer.map_err(|error| errno_of(&error))?;
         let size = answer.content_length();

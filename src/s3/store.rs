@@ -13,7 +13,9 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{ChecksumAlgorithm, EncodingType, ServerSideEncryption, StorageClass};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use futures_util::future::{BoxFuture, Either, select};
@@ -23,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::about::Kept;
 use super::delete::Deleter;
-use super::failure::words;
+use super::failure::{errno_of, words};
 use super::options::{Form, Options};
 use super::turns::{BEGUN, Listener, Turns};
 use super::url::Url;
@@ -251,6 +253,41 @@ impl Store {
         Box::pin(async move {
             let _turn = self.turns.wait().await;
             BEGUN.scope(Instant::now(), answer).await
+        })
+    }
+
+    /// Sends a request in its turn, on the threads of S3. It ends with the run, or when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Those of [`errno_of`] and [`Store::run`].
+    pub(super) fn ask<T, E>(
+        self: &Arc<Self>,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Errno>>
+    where
+        T: Send + 'static,
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        self.unless_it_ends(self.ask_to_end(request))
+    }
+
+    /// The same for what cannot be left half done.
+    ///
+    /// # Errors
+    /// Those of [`errno_of`] and [`Store::run_to_end`].
+    pub(super) fn ask_to_end<T, E>(
+        self: &Arc<Self>,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Errno>>
+    where
+        T: Send + 'static,
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        // It is a large one.
+        let (asking, request) = (self.clone(), Box::pin(request));
+        self.run_to_end(async move {
+            let answer = asking.in_turn(request).await;
+            answer.map_err(|error| errno_of(&error))
         })
     }
 

@@ -7,7 +7,7 @@ use aws_sdk_s3::types::{EncodingType, MultipartUpload};
 use futures_util::{StreamExt, stream};
 
 use super::failure::words;
-use super::listing::decoded;
+use super::listing::told;
 use super::options::Unfinished;
 use super::store::Store;
 use crate::model::Time;
@@ -32,14 +32,7 @@ impl Store {
                     .set_upload_id_marker(marker.1.clone());
                 let page = self.in_turn(request.send()).await;
                 let page = page.map_err(|error| words(&error))?;
-                let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
-                let decode = |key: &str| {
-                    if is_encoded {
-                        decoded(key)
-                    } else {
-                        key.as_bytes().to_vec()
-                    }
-                };
+                let decode = |key: &str| told(key, page.encoding_type());
                 let uploads = page.uploads().iter();
                 let uploads = uploads.filter_map(|upload| Unfinished::of(upload, decode));
                 found.extend(uploads.filter(|upload| upload.begun < before));

@@ -173,27 +173,19 @@ impl Upload {
             .clone();
         let number = i32::try_from(number + 1).map_err(|_| Errno::EFBIG)?;
         let bytes = part.filled;
-        let store = self.store.clone();
+        let store = &self.store;
         let request = store.client.upload_part();
         let request = request.bucket(&store.bucket).key(&self.key);
         let request = request.upload_id(id).part_number(number);
         let request = request.body(ByteStream::from(part.bytes));
         let request = request.customize().config_override(patient(bytes));
-        let sending = self.store.clone();
-        let memory = part.memory;
-        let sent = store.run(async move {
-            let answer = sending.in_turn(request.send()).await;
-            let answer = answer.map_err(|error| errno_of(&error))?;
-            drop(memory);
-            Ok(CompletedPart::builder()
-                .part_number(number)
-                .set_e_tag(answer.e_tag)
-                .set_checksum_crc32(answer.checksum_crc32)
-                .build())
-        });
-        let sent = sent.await?;
+        let answer = store.ask(request.send()).await?;
+        drop(part.memory);
+        let sent = CompletedPart::builder().part_number(number);
+        let sent = sent.set_e_tag(answer.e_tag);
+        let sent = sent.set_checksum_crc32(answer.checksum_crc32);
         let mut written = self.written();
-        written.sent.push(sent);
+        written.sent.push(sent.build());
         written.sent_bytes += bytes;
         Ok(())
     }
@@ -211,21 +203,16 @@ impl Upload {
 
     /// Returns what the server calls the upload.
     async fn begin(&self, mut about: About) -> Result<String, Errno> {
-        let store = self.store.clone();
+        let store = &self.store;
         let own_id = (UPLOAD_ID.to_owned(), self.own_id.clone());
         about.metadata.extend([own_id]);
         let request = store.client.create_multipart_upload();
         let request = request.bucket(&store.bucket).key(&self.key);
         let request = dressed!(request, about);
         let request = request.set_checksum_algorithm(store.checksum.clone());
-        let beginning = self.store.clone();
         // Nobody could abort what he was not told of.
-        let begun = store.run_to_end(async move {
-            let answer = beginning.in_turn(request.send()).await;
-            let answer = answer.map_err(|error| errno_of(&error))?;
-            answer.upload_id.ok_or(Errno::EPROTO)
-        });
-        begun.await
+        let answer = store.ask_to_end(request.send()).await?;
+        answer.upload_id.ok_or(Errno::EPROTO)
     }
 
     fn metadata(&self) -> HashMap<String, String> {
@@ -305,12 +292,7 @@ impl Upload {
         if std::mem::take(&mut self.written().is_there) {
             let request = self.store.client.delete_object();
             let request = request.bucket(&self.store.bucket).key(&self.key);
-            let deleting = self.store.clone();
-            let deleted = self.store.run_to_end(async move {
-                let answer = deleting.in_turn(request.send()).await;
-                answer.map(drop).map_err(|error| errno_of(&error))
-            });
-            if let Err(errno) = deleted.await {
+            if let Err(errno) = self.store.ask_to_end(request.send()).await {
                 tracing::warn!(key = self.key, "an object that is not right stays: {errno}");
             }
         }
@@ -386,13 +368,9 @@ async fn put_object(
     let request = request.body(ByteStream::from(part.bytes));
     let request = request.customize();
     let request = request.config_override(patient(part.filled));
-    let (putting, memory) = (store.clone(), part.memory);
-    let put = store.run(async move {
-        let answer = putting.in_turn(request.send()).await;
-        drop(memory);
-        answer.map(drop).map_err(|error| errno_of(&error))
-    });
-    put.await
+    let answer = store.ask(request.send()).await;
+    drop(part.memory);
+    answer.map(drop)
 }
 
 /// A small object with its contents: the marker of a directory, a symlink.

@@ -228,6 +228,9 @@ impl Part {
         for (dest, position) in batch.entries.iter_mut().zip(found) {
             let Some(position) = *position else { continue };
             let source = &mut self.plan.source.entries[position];
+            if !source.is_unasked() && !dest.is_unasked() {
+                continue;
+            }
             let metas = (source.meta(self.plan.source_dev), dest.meta(dest_dev));
             let (Some(source_meta), Some(dest_meta)) = metas else {
                 continue;
