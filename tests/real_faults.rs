@@ -428,8 +428,9 @@ fn what_may_pass_is_tried_again(engine: &str) {
     for (faulty, calls, at) in [
         (Faulty::Source, &[Call::Open][..], "bad/victim"),
         (Faulty::Source, &[Call::OpenDir], "bad"),
-        (Faulty::Dest, &[Call::Create], "bad/*"),
-        (Faulty::Dest, &[Call::Rename], "bad/*"),
+        // Not those of small new files, which are not waited for: what fails there is done in the ordinary way.
+        (Faulty::Dest, &[Call::Create], "bad/.victim.rs-*"),
+        (Faulty::Dest, &[Call::Rename], "bad/victim"),
     ] {
         for errno in [Errno::ETIMEDOUT, Errno::ENOMEM, Errno::ENFILE] {
             let scene = Scene::new(&fs, faulty);
