@@ -1,6 +1,7 @@
 //! One run of the command as a user sees it: from the log file and signals to the summary and the exit code.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use ringsync::report::summary::{self, exit};
 use ringsync::report::{Errors, Reporter, View, figures, say};
 use ringsync::run::watchdog::Watchdog;
 use ringsync::run::{Job, Outcome, Passing, Run, Task, limits};
+use ringsync::s3::Url;
 use ringsync::state::{Ending, JobKey, State, Use};
 use ringsync::transfer::Fsync;
 
@@ -282,11 +284,7 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
     let Some(dest) = &job.dest else {
         return Ok(None);
     };
-    let real = |path: &Path| {
-        let path = path.canonicalize();
-        path.map(|path| path.into_os_string().into_encoded_bytes())
-    };
-    let (source, dest_path) = match (real(&job.source), real(dest)) {
+    let (source, dest_path) = match (place(&job.source), place(dest)) {
         (Ok(source), Ok(dest)) => (source, dest),
         // A dry run into a directory that is not there.
         (_, Err(_)) if job.dry_run => return Ok(None),
@@ -300,9 +298,22 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
         dest: dest_path,
         options: memory.options.clone(),
     };
-    let places = mounts::below(dest);
+    let places = if Url::is_one(dest) {
+        // What a server has confirmed is on its disks.
+        Vec::new()
+    } else {
+        mounts::below(dest)
+    };
     State::open(&memory.dir, &key, memory.purpose, memory.dry_run, places)
         .map_err(|message| refuse(exit::FILE_IO, message))
+}
+
+/// What all names of a place share: its URL, or its path without symlinks.
+fn place(path: &Path) -> io::Result<Vec<u8>> {
+    if let Some(Ok(url)) = Url::parse(path.as_os_str().as_bytes()) {
+        return Ok(url.to_string().into_bytes());
+    }
+    Ok(path.canonicalize()?.into_os_string().into_encoded_bytes())
 }
 
 /// Ends the process although the run has not ended: something in it hangs (a network filesystem whose server is gone).

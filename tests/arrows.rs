@@ -14,7 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "session",
         &[
-            "config", "detect", "io", "model", "monitor", "report", "run", "state", "transfer",
+            "config", "detect", "io", "model", "monitor", "report", "run", "s3", "state",
+            "transfer",
         ],
     ),
     (

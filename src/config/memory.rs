@@ -13,6 +13,7 @@ use crate::model::filter::Filter;
 use crate::model::path::escape;
 use crate::run::{Delete, Job};
 
+use crate::s3::Url;
 use crate::state::Use;
 use crate::transfer::WriteMode;
 
@@ -63,11 +64,6 @@ impl Memory {
                 None => Ok(None),
             };
         };
-        if job.has_bucket() {
-            return Err(format!(
-                "{option} goes by the ctimes of directories, and buckets have none"
-            ));
-        }
         check(option, args, compare, job)?;
         let purpose = match (args.incremental, args.resume, args.since.as_deref()) {
             (_, _, Some(LAST)) => Use::Since,
@@ -96,12 +92,16 @@ fn check(option: &str, args: &MemoryArgs, compare: &CompareArgs, job: &Job) -> R
     let verify = args.incremental == Some(IncrementalArg::VerifyMeta);
     let reads_rules = |filter: &Arc<Filter>| filter.reads_rules_of_tree();
     let since = args.since.is_some();
-    let refused = if since && (args.incremental.is_some() || args.resume) {
+    let refused = if since && job.has_bucket() {
+        "--since goes by the ctimes of directories, and buckets have none: use --incremental, which goes by their listings"
+    } else if since && (args.incremental.is_some() || args.resume) {
         "--incremental and --resume know which directories have changed, and --since only when: leave --since out"
     } else if verify && args.resume {
         "--incremental=verify-meta compares everything, and --resume does not: leave one of them out"
     } else if since && args.partial {
         "--partial goes with --resume or --incremental: --since remembers nothing of files"
+    } else if args.partial && job.dest.as_deref().is_some_and(Url::is_one) {
+        "--partial keeps files in part, and an object appears as a whole: leave it out"
     } else if args.partial && job.write_mode != WriteMode::Atomic {
         "--partial keeps files in part under temporary names: it goes with --write-mode atomic alone"
     } else if args.partial && job.sparse {
@@ -179,12 +179,14 @@ fn options(compare: &CompareArgs, select: &SelectArgs, job: &Job, rules: u64) ->
     let mut words: Vec<String> = on.map(|(name, _)| String::from(*name)).collect();
     // Everything that decides, the seldom options and what this user may do included.
     let backup = job.backup.as_ref();
+    let form = job.has_bucket().then(|| format!(" {:?}", job.s3.form));
     let all = format!(
-        "{words:?} {:?} {:?} {:?} {rules:x} {:?}",
+        "{words:?} {:?} {:?} {:?} {rules:x} {:?}{}",
         job.policy,
         job.symlinks,
         (job.force, job.privileged, select.recursive),
         backup.map(|backup| (&backup.dir, escape(&backup.suffix))),
+        form.unwrap_or_default(),
     );
     words.push(format!("#{:08x}", xxh3_64(all.as_bytes()) >> 32));
     words.join(" ")

@@ -587,9 +587,19 @@ pub trait Fs {
         true
     }
 
+    /// Whether the times of a directory move when its names change.
+    fn has_dir_times(&self) -> bool {
+        true
+    }
+
     /// Whether its times are certain to come from the clock of this machine.
     fn has_own_clock(&self, _file: &Handle) -> bool {
         false
+    }
+
+    /// What the clock that gives its times showed at the moment `at` of ours, at least, where it tells.
+    fn clock(&self, _at: Time) -> Option<Time> {
+        None
     }
 
     /// Copies a small file in one go, on the filesystem of its new name, where that pays off. Who looks at single operations

@@ -171,6 +171,12 @@ impl Meta {
         }
     }
 
+    /// Whether another version of the file has another `ino` here: objects without an ETag have none.
+    #[must_use]
+    pub fn tells_versions(&self) -> bool {
+        self.unknown.is_empty() || self.ino != 0
+    }
+
     /// Device and inode: the same for every name of one inode, and on every mount of one filesystem.
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {

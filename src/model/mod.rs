@@ -3,6 +3,7 @@
 pub mod action;
 pub mod chunks;
 pub mod compare;
+pub mod copies;
 pub mod entry;
 pub mod event;
 pub mod filter;

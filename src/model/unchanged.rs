@@ -43,7 +43,7 @@ pub struct Row {
     pub source: u64,
     /// Its entries: see [`Contents`].
     pub contents: u128,
-    /// Inode, mtime and ctime of the destination directory.
+    /// Inode, mtime and ctime of the destination directory; where those say nothing, all that a listing of it tells.
     pub dest: u64,
     /// The run that wrote this.
     pub run: u32,
@@ -132,6 +132,7 @@ impl Contents {
             return;
         };
         let is_dir = meta.kind == Kind::Dir;
+        self.has_doubt |= !is_dir && !meta.tells_versions();
         self.has_doubt |= carry_links && !is_dir && meta.nlink > 1;
         let mut fields = [0; 9];
         fields[0] = u64::from(meta.kind.mode_bits() | meta.mode);

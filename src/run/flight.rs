@@ -14,6 +14,7 @@ use slab::Slab;
 use super::FsMaker;
 use crate::error::{OpKind, Side};
 use crate::io::{Fs, Handle, Op, Pending};
+use crate::model::Time;
 use crate::model::path::escape;
 
 /// All operations of a run, shard by shard.
@@ -174,6 +175,14 @@ impl Fs for Watched {
 
     fn locks_names(&self) -> bool {
         self.fs.locks_names()
+    }
+
+    fn has_dir_times(&self) -> bool {
+        self.fs.has_dir_times()
+    }
+
+    fn clock(&self, at: Time) -> Option<Time> {
+        self.fs.clock(at)
     }
 
     fn has_own_clock(&self, file: &Handle) -> bool {

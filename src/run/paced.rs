@@ -18,7 +18,7 @@ use super::tuning::Tuning;
 use crate::control::pacer::Pacer;
 use crate::error::Side;
 use crate::io::{Buffer, Fs, Handle, Op, OpError, Outcome, Pending, Reply};
-use crate::model::{Listing, State};
+use crate::model::{Listing, State, Time};
 use crate::throttle::Cancel;
 
 /// The rates of a run, for all shards together.
@@ -121,6 +121,14 @@ impl Fs for Paced {
 
     fn locks_names(&self) -> bool {
         self.0.fs.locks_names()
+    }
+
+    fn has_dir_times(&self) -> bool {
+        self.0.fs.has_dir_times()
+    }
+
+    fn clock(&self, at: Time) -> Option<Time> {
+        self.0.fs.clock(at)
     }
 
     fn has_own_clock(&self, file: &Handle) -> bool {

@@ -97,6 +97,9 @@ impl Form {
         dev: u64,
     ) -> Meta {
         let mut meta = bare(Kind::File, listed.etag.as_bytes(), dev);
+        if listed.etag.is_empty() {
+            meta.ino = 0;
+        }
         meta.size = listed.size;
         meta.mtime = listed.modified;
         meta.ctime = listed.modified;

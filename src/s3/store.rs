@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::about::Kept;
+use super::clock::Clock;
 use super::delete::Deleter;
 use super::failure::{errno_of, words};
 use super::options::{Form, Options};
@@ -80,6 +81,7 @@ pub struct Store {
     runtime: Option<Runtime>,
     pub(super) client: Client,
     turns: Arc<Turns>,
+    pub(super) clock: Clock,
     pub(super) bucket: String,
     pub(super) form: Form,
     pub(super) side: Side,
@@ -126,7 +128,8 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
-        let (client, config) = runtime.block_on(client(options, turns.clone()));
+        let clock = Clock::default();
+        let (client, config) = runtime.block_on(client(options, turns.clone(), clock.clone()));
         let checks = config.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
         let store = Self {
@@ -153,6 +156,7 @@ impl Store {
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
             turns,
+            clock,
             bucket: url.bucket.clone(),
             form: options.form,
         };
@@ -337,7 +341,7 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options, turns: Arc<Turns>) -> (Client, SdkConfig) {
+async fn client(options: &Options, turns: Arc<Turns>, clock: Clock) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -378,6 +382,7 @@ async fn client(options: &Options, turns: Arc<Turns>) -> (Client, SdkConfig) {
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(is_compatible)
         .retry_partition(unbounded.build())
-        .interceptor(Listener(turns));
+        .interceptor(Listener(turns))
+        .interceptor(clock);
     (Client::from_conf(config.build()), shared)
 }

@@ -16,7 +16,7 @@ use super::store::Store;
 use super::upload::{self, Upload};
 use crate::error::Side;
 use crate::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
-use crate::model::{Instruments, Kind, Timed, Xattrs};
+use crate::model::{Instruments, Kind, Time, Timed, Xattrs};
 
 /// No path is longer, so no symlink leads farther.
 const LINK_BYTES_MAX: u64 = 4095;
@@ -90,6 +90,14 @@ impl Fs for ObjectFs {
     }
 
     fn locks_names(&self) -> bool {
+        false
+    }
+
+    fn clock(&self, at: Time) -> Option<Time> {
+        self.store.clock.at(at)
+    }
+
+    fn has_dir_times(&self) -> bool {
         false
     }
 }

@@ -89,7 +89,7 @@ pub(super) async fn split(
     drop(seen);
     let mut is_unchanged = false;
     if let Some(seen) = collect(shard, &parts).await {
-        is_unchanged = skip::judge(shard, &splitter.dirs, since, seen, hope.as_ref());
+        is_unchanged = skip::judge(shard, &splitter.dirs, since, seen, hope.as_ref()).await;
     }
     if is_unchanged {
         skip::count_dir(shard, &splitter.dirs.node);
@@ -241,7 +241,7 @@ async fn work(shard: Rc<Shard>, mut dirs: Dirs, inbox: Receiver<PartMessage>) {
         began: shard.instruments.now(),
     };
     let mut part = Part::new(&shard, dirs.clone(), in_hand);
-    part.is_split = true;
+    part.set_split();
     let (mut permit, mut has_all) = (None, true);
     while let Ok(message) = inbox.recv().await {
         permit = Some(message.permit);

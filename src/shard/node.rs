@@ -5,11 +5,12 @@ use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Child, Shard, Shared};
 use crate::error::{Error, Side};
 use crate::io::{Handle, Links, Op, OpError, Reply};
+use crate::model::copies::Expected;
 use crate::model::filter::{Reach, Scope};
 use crate::model::unchanged::{Found, Key};
 use crate::model::{Meta, Time};
@@ -74,6 +75,10 @@ pub struct Node {
     found: OnceLock<Found>,
     /// The ctime of the destination directory when this run had made all names in it.
     filled: OnceLock<Time>,
+    /// What parts of the directory expect of the destination, and how many have told, where only a listing tells how it looks.
+    expected: Mutex<Option<Box<(Expected, usize)>>>,
+    /// How it looks, there.
+    copies: OnceLock<u64>,
     /// The directory of the backup tree for this one, as long as the budget of descriptors allows it.
     backup: OnceLock<(Handle, Lease)>,
     /// This run has kept something in that directory, or below it.
@@ -137,6 +142,8 @@ impl Node {
             failed: AtomicBool::new(false),
             found: OnceLock::new(),
             filled: OnceLock::new(),
+            expected: Mutex::default(),
+            copies: OnceLock::new(),
             depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             parent,
             name,
@@ -294,6 +301,30 @@ impl Node {
 
     pub(super) fn set_filled(&self, ctime: Time) {
         self.filled.get_or_init(|| ctime);
+    }
+
+    /// Takes in what one part of the directory expects of the destination. Returns what all expect, with the last of so many parts.
+    pub(super) fn expect_copies(&self, part: &Expected, parts: usize) -> Option<Expected> {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, told) = match &mut *expected {
+            Some(known) => {
+                known.0.merge(part);
+                known.1 += 1;
+                **known
+            }
+            none => **none.insert(Box::new((*part, 1))),
+        };
+        (told == parts).then_some(all)
+    }
+
+    /// The destination directory looks so, where only a listing tells.
+    pub(super) fn set_copies(&self, digest: u64) {
+        self.copies.get_or_init(|| digest);
+    }
+
+    /// As it was set; nothing when it cannot be relied upon.
+    pub(super) fn copies(&self) -> Option<u64> {
+        self.copies.get().copied()
     }
 
     /// The open directory of the backup tree, when it is open.

@@ -38,8 +38,6 @@ pub(super) struct Part {
     /// The source has something that no tree can hold.
     pub(super) has_refused: bool,
     pub(super) dest_complete: bool,
-    /// Other shards have the other names of the directory.
-    pub(super) is_split: bool,
     /// Temporary files that the copying of an entry may go on with, by its position.
     partials: Vec<(usize, Removal)>,
     /// The entries of the source, in a run that remembers.
@@ -63,6 +61,7 @@ impl Part {
             contents: skip::contents(shard, &dirs.node),
             is_unchanged: false,
             plan: Plan {
+                expected: skip::expected(shard, &dirs.node),
                 source: shard.take_listing(),
                 source_dev: dirs.source.as_ref().map_or(0, Handle::dev),
                 in_hand: Some(in_hand),
@@ -76,8 +75,12 @@ impl Part {
             source_complete: false,
             has_refused: false,
             dest_complete: false,
-            is_split: false,
         }
+    }
+
+    /// Other shards have the other names of the directory.
+    pub(super) fn set_split(&mut self) {
+        self.plan.is_split = true;
     }
 
     /// The index has as many names as the source's listing now.
@@ -181,6 +184,7 @@ impl Part {
             && self.source_complete
             && self.dirs.node.reach.is_whole()
             && !(options.one_file_system && is_mounted);
+        let listed = self.plan.expected.map(|_| batch.entries.clone());
         let mut found = Vec::with_capacity(batch.len());
         for at in 0..batch.len() {
             let name = batch.name_bytes(&batch.entries[at]);
@@ -205,14 +209,32 @@ impl Part {
             batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
             self.ask_more_of_source(shard, &found).await;
         }
-        for (entry, position) in batch.entries.iter().zip(found) {
+        for (at, (entry, position)) in batch.entries.iter().zip(found).enumerate() {
             self.report_failed_stat(shard, Side::Destination, &batch, entry);
+            let changes = self.plan.changes();
             match position {
                 Some(position) => self.match_entry(shard, dir.dev(), position, entry),
                 None => self.plan_removal(shard, dir.dev(), &batch, entry, may_delete),
             }
+            if let Some(listed) = &listed
+                && self.plan.changes() == changes
+            {
+                self.expect_to_stay(position, batch.name_bytes(entry), &listed[at]);
+            }
         }
         batch
+    }
+
+    /// Nothing is to be done about a name of the destination. `listed`: what its listing told.
+    fn expect_to_stay(&mut self, position: Option<usize>, name: &[u8], listed: &Entry) {
+        let source = position.map(|position| &self.plan.source.entries[position]);
+        // Those are in the plan.
+        let is_dir = source.is_some_and(|source| source.kind() == Some(Kind::Dir));
+        if let Some(expected) = &mut self.plan.expected
+            && !is_dir
+        {
+            expected.keep(name, listed);
+        }
     }
 
     /// Marks the pairs, of an entry and a `found` position in the source, that cannot be decided about by what listings told.
@@ -321,6 +343,7 @@ impl Part {
             Mode::Sync | Mode::DeleteOnly => {}
         }
         self.remove_needless_partials();
+        self.plan.expect_changes();
         // Contents lie on a disk in about the order of their inodes, and ext4 lists names in the order of their hashes.
         let entries = &self.plan.source.entries;
         let steps = &mut self.plan.steps;
@@ -352,7 +375,7 @@ impl Part {
         if !asked || !self.source_complete || !node.reach.is_whole() {
             return;
         }
-        let (index, source, is_split) = (&self.index, &self.plan.source, self.is_split);
+        let (index, source, is_split) = (&self.index, &self.plan.source, self.plan.is_split);
         sift::report_missing(shard, node, &mut self.judge, |name| {
             let elsewhere = is_split && !shard.is_place_of(name);
             elsewhere || index.find(source, name).is_some()
@@ -401,7 +424,7 @@ impl Part {
 
     /// Whether a name may be among what was refused: an object whose key is a directory of other keys too. That has been told.
     fn may_be_a_dir_too(&self) -> bool {
-        self.has_refused || self.is_split && !self.source_complete
+        self.has_refused || self.plan.is_split && !self.source_complete
     }
 
     fn push(&mut self, shard: &Shard, at: usize, action: Action, dest: Option<&Meta>) {

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::time::Instant;
 
 use crate::io::Links;
+use crate::model::copies::Expected;
 use crate::model::{Action, Entry, Kind, Listing, Meta, Time};
 use crate::throttle::IndexLease;
 
@@ -90,9 +91,36 @@ pub struct Plan {
     /// All directories that are to be visited.
     pub dirs: Vec<Step>,
     pub removals: Vec<Removal>,
+    /// Other shards have the other names of the directory.
+    pub(super) is_split: bool,
+    /// What a listing of the destination will tell, when somebody is to remember that.
+    pub(super) expected: Option<Expected>,
 }
 
 impl Plan {
+    /// How much is to be done about names that are no directories in the source.
+    pub(super) fn changes(&self) -> usize {
+        self.steps.len() + self.removals.len()
+    }
+
+    /// The plan is made: what it does is expected.
+    pub(super) fn expect_changes(&mut self) {
+        let Some(expected) = &mut self.expected else {
+            return;
+        };
+        let name = |step: &Step| self.source.name_bytes(&self.source.entries[step.entry]);
+        for step in &self.steps {
+            let meta = self.source.entries[step.entry].meta(self.source_dev);
+            expected.write(name(step), meta.map_or(0, |meta| meta.size));
+        }
+        for step in &self.dirs {
+            expected.dir(name(step));
+        }
+        for _ in &self.removals {
+            expected.remove();
+        }
+    }
+
     #[must_use]
     pub fn entry(&self, step: &Step) -> &Entry {
         &self.source.entries[step.entry]

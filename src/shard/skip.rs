@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use super::batch::read_batch;
+use super::plan::Plan;
 use super::{Dirs, Mode, Node, Presence, Shard, node};
 use crate::error::Side;
-use crate::io::{Handle, Op, Reply, Target};
+use crate::io::{Handle, Links, Op, Reply, Target};
+use crate::model::copies::{Expected, Listed};
 use crate::model::unchanged::{
     Contents, Found, Note, Now, Row, Rows, Verdict, dest_digest, is_settled, name_digest,
     source_digest,
@@ -89,8 +91,10 @@ pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Hope> {
         Passing::Since(since) => Hope::Since(*since),
         Passing::Never => return None,
     };
-    let meta = stat_dest(shard, node).await?;
+    let meta = look_at_dest(shard, node).await?;
     let as_it_was = match &hope {
+        // Listed when nothing else has changed.
+        Hope::Row(_) if !shard.dest.has_dir_times() => true,
         Hope::Row(row) => dest_digest(&meta) == row.dest,
         Hope::Since(_) => meta.kind == Kind::Dir,
     };
@@ -102,7 +106,14 @@ pub(super) async fn hope(shard: &Shard, node: &Arc<Node>) -> Option<Hope> {
 }
 
 /// A look at the copy of a directory from outside. What cannot be looked at is left to whoever opens it.
-async fn stat_dest(shard: &Shard, node: &Arc<Node>) -> Option<Meta> {
+async fn look_at_dest(shard: &Shard, node: &Arc<Node>) -> Option<Meta> {
+    if !shard.dest.has_dir_times() {
+        // In a bucket, opening asks nobody.
+        node::open_to_list(shard, node, Side::Destination)
+            .await
+            .ok()?;
+        return node.meta(Side::Destination).copied();
+    }
     let target = match node.parent() {
         None => Target::Open(node::root_dir(node, Side::Destination)?),
         Some(parent) => {
@@ -172,7 +183,13 @@ impl Seen {
 
 /// Remembers what a source directory was found to be. Returns whether it is unchanged. `at`: our clock, before the directory
 /// was opened.
-pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Option<&Hope>) -> bool {
+pub(super) async fn judge(
+    shard: &Shard,
+    dirs: &Dirs,
+    at: Time,
+    seen: Seen,
+    hope: Option<&Hope>,
+) -> bool {
     let Some((source, dir)) = dirs.node.meta(Side::Source).zip(dirs.source.as_ref()) else {
         return false;
     };
@@ -182,11 +199,14 @@ pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Opti
     let is_unchanged = match hope {
         None => false,
         Some(Hope::Row(row)) => {
-            let now = Now {
+            let mut now = Now {
                 source: digest,
-                dest: dirs.node.meta(Side::Destination).map(dest_digest),
+                dest: None,
                 contents,
             };
+            if contents.is_some() && row.judge(&now) == Verdict::Perhaps {
+                now.dest = dest_now(shard, &dirs.node).await;
+            }
             row.judge(&now) == Verdict::Unchanged
         }
         Some(Hope::Since(since)) => contents.is_some() && newest < *since,
@@ -207,12 +227,52 @@ pub(super) fn judge(shard: &Shard, dirs: &Dirs, at: Time, seen: Seen, hope: Opti
     is_unchanged
 }
 
+/// How the copy of a directory looks, that nobody has opened to list it.
+async fn dest_now(shard: &Shard, node: &Arc<Node>) -> Option<u64> {
+    if shard.dest.has_dir_times() {
+        return node.meta(Side::Destination).map(dest_digest);
+    }
+    let dir = node::open(shard, node, Side::Destination).await.ok()?;
+    let listed = list(shard, &dir, Listed::since(Time::default())).await?;
+    listed.digest()
+}
+
+/// Lists a directory of the destination, where only that tells how it looks.
+async fn list(shard: &Shard, dir: &Handle, mut listed: Listed) -> Option<Listed> {
+    let anew = Op::OpenDir {
+        at: dir.clone(),
+        name: c".".to_owned(),
+        links: Links::Refuse,
+    };
+    let Ok(Reply::Opened(dir, _)) = shard.dest.start(anew).await else {
+        return None;
+    };
+    let mut listing = shard.take_listing();
+    loop {
+        let (read, more) = read_batch(&shard.dest, &dir, listing).await.ok()?;
+        listing = read;
+        if !listing.refused.is_empty() {
+            // Each run tells of that.
+            return None;
+        }
+        for entry in &listing.entries {
+            listed.see(listing.name_bytes(entry), entry);
+        }
+        listing.clear();
+        if !more {
+            break;
+        }
+    }
+    shard.keep_listing(listing);
+    Some(listed)
+}
+
 fn clock(shard: &Shard, dir: &Handle, at: Time, newest: Time) -> Time {
     if shard.source.has_own_clock(dir) {
-        at
-    } else {
-        shard.shared.source_clock.at_least(at, newest)
+        return at;
     }
+    let guess = || shard.shared.source_clock.at_least(at, newest);
+    shard.source.clock(at).unwrap_or_else(guess)
 }
 
 /// Counts a directory that is taken for unchanged.
@@ -221,7 +281,9 @@ pub(super) fn count_dir(shard: &Shard, node: &Node) {
     const CALLS_SAVED: u64 = 3 - 1;
     let tally = shard.tally();
     tally.dirs_unchanged.add(1);
-    tally.calls_saved.add(CALLS_SAVED);
+    if shard.dest.has_dir_times() {
+        tally.calls_saved.add(CALLS_SAVED);
+    }
     tally.entries_equal.add(u64::from(node.depth() > 0));
 }
 
@@ -230,13 +292,48 @@ pub(super) fn count_entries(shard: &Shard, entries: usize) {
     shard.tally().calls_saved.add(entries as u64);
 }
 
-/// This run has made all names in a directory that it made. From now on nobody changes them but others.
-pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs) {
+/// What a listing of the destination will tell of a directory, when somebody is to remember that.
+pub(super) fn expected(shard: &Shard, node: &Node) -> Option<Expected> {
+    let is_asked = shard.shared.options.passing.rows().is_some() && !shard.dest.has_dir_times();
+    let wanted = is_asked && contents(shard, node).is_some();
+    wanted.then(|| Expected::since(now()))
+}
+
+/// This run has made all names of a plan. From now on nobody changes them but others.
+pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs, plan: &Plan) {
     let node = &dirs.node;
+    if let Some(part) = &plan.expected {
+        let parts = if plan.is_split {
+            shard.shared.shards()
+        } else {
+            1
+        };
+        if let Some(expected) = node.expect_copies(part, parts)
+            && let Some(dir) = &dirs.dest
+        {
+            note_copies(shard, node, dir, &expected).await;
+        }
+        return;
+    }
     if let (Some(dir), Presence::Made, Some(_)) = (&dirs.dest, node.presence, node.found())
         && let Some(meta) = stat_open(shard, dir).await
     {
         node.set_filled(meta.ctime);
+    }
+}
+
+/// Looks once more at what this run has written, as soon as it is all there.
+async fn note_copies(shard: &Shard, node: &Node, dir: &Handle, expected: &Expected) {
+    if node.has_failed() || shard.cancelled() || node.found().is_none_or(|found| found.is_unchanged)
+    {
+        return;
+    }
+    let again = match expected.to_confirm() {
+        Some(listed) => list(shard, dir, listed).await,
+        None => None,
+    };
+    if let Some(digest) = expected.digest(again.as_ref()) {
+        node.set_copies(digest);
     }
 }
 
@@ -284,11 +381,16 @@ pub async fn tell(shard: &Shard, node: &Node, dest: Option<&Meta>) {
     if shard.cancelled() || (found.is_unchanged && !has_failed) {
         return;
     }
+    let dest = if shard.dest.has_dir_times() {
+        dest.map(dest_digest)
+    } else {
+        node.copies()
+    };
     let relied_upon = found.contents.zip(dest).filter(|_| !has_failed);
     let row = relied_upon.map(|(contents, dest)| Row {
         source: found.source,
         contents,
-        dest: dest_digest(dest),
+        dest,
         run: rows.run(),
     });
     let told = Note {

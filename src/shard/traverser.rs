@@ -170,9 +170,10 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
     }
     part.settle_lease();
     part.index_source(shard, 0).await;
-    let seen = part.seen();
-    let is_unchanged =
-        seen.is_some_and(|seen| skip::judge(shard, &dirs, since, seen, hope.as_ref()));
+    let is_unchanged = match part.seen() {
+        Some(seen) => skip::judge(shard, &dirs, since, seen, hope.as_ref()).await,
+        None => false,
+    };
     if is_unchanged {
         skip::count_dir(shard, node);
         skip::count_entries(shard, part.source_len());
@@ -255,7 +256,7 @@ pub(super) async fn settle<P>(shard: &Rc<Shard>, dirs: &Dirs, plan: Plan, permit
     if slot.is_some() {
         shard.hands.transfer(shard, dirs, &plan).await;
     }
-    skip::note_filled(shard, dirs).await;
+    skip::note_filled(shard, dirs, &plan).await;
     if let Some(began) = plan.in_hand.as_ref().and_then(|in_hand| in_hand.began) {
         let (elapsed, entries) = (began.elapsed(), plan.source.len() as u64);
         shard.instruments.record(Timed::Directory, elapsed, 1);

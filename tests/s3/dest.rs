@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::server::{Fault, Request};
 use crate::support::{self, Outcome};
-use crate::{POSIX, Scene, heads, noise};
+use crate::{POSIX, Scene, heads, noise, wait_for};
 
 const BUCKET: &str = "s3://bucket/p";
 
@@ -592,11 +592,13 @@ fn what_no_bucket_can_be_asked_is_refused() {
         ("--backup", "versioning"),
         ("--sparse", "does not go with a bucket"),
         ("-H", "does not go with a bucket"),
-        ("--incremental", "buckets have none"),
+        ("--since=2020-01-01", "buckets have none"),
+        ("--resume --partial", "appears as a whole"),
         ("--part-size=12M", "is not one of"),
         ("--sse-kms-key-id=k", "goes with --sse aws:kms"),
     ] {
-        let refused = sending.sync(&[option]);
+        let options: Vec<&str> = option.split(' ').collect();
+        let refused = sending.sync(&options);
         assert!(refused.err().contains(words), "{}", refused.describe());
         assert!(refused.code() != Some(0), "{option}");
     }
@@ -632,13 +634,6 @@ fn uploads_that_a_killed_run_left_are_found_and_aborted() {
     assert_eq!(sending.scene.server.unfinished(), 0);
     sending.sync(&["--part-size", "8M"]).exits(0);
     assert!(sending.body("large") == noise(80 << 20));
-}
-
-fn wait_for(flag: &AtomicBool) {
-    let patience = Instant::now() + Duration::from_secs(30);
-    while !flag.load(SeqCst) && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod dest;
+mod remembering;
 mod server;
 mod source;
 #[path = "../support/mod.rs"]
@@ -11,6 +12,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use server::{Request, Server};
 use support::{Outcome, Scratch, run};
@@ -89,6 +93,13 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
             let path = path.strip_prefix(root).unwrap();
             found.insert(path.to_str().unwrap().to_owned());
         }
+    }
+}
+
+fn wait_for(flag: &AtomicBool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !flag.load(SeqCst) && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

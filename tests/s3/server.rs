@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 /// When the objects of a test were written.
 pub(crate) const MODIFIED: i64 = 1_700_000_000;
+const HTTP_DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Request {
@@ -49,19 +50,22 @@ pub(crate) enum Fault {
     Reset,
     /// It is carried out, and nobody is told.
     LostReply,
+    /// All goes well, and somebody else writes this object.
+    Meanwhile(&'static str),
 }
 
 #[derive(Clone)]
 struct Object {
     body: Arc<Vec<u8>>,
     metadata: Vec<(String, String)>,
-    version: u32,
     modified: i64,
 }
 
 impl Object {
     fn etag(&self) -> String {
-        format!("{}-{}", self.body.len(), self.version)
+        // As with real servers, the same contents have the same.
+        let beginning = &self.body[..self.body.len().min(64 * 1024)];
+        format!("{:08x}-{}", crc32(beginning), self.body.len())
     }
 }
 
@@ -139,10 +143,17 @@ impl Server {
             metadata: pairs
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
-            version: 0,
             modified: MODIFIED,
         };
         self.state().objects.insert(key.to_owned(), object);
+    }
+
+    /// As [`Server::put`], now.
+    pub(crate) fn overwrite(&self, key: &str, body: &[u8], metadata: &[(&str, &str)]) {
+        self.put(key, body, metadata);
+        let mut state = self.state();
+        let object = state.objects.get_mut(key).unwrap();
+        object.modified = Timestamp::now().as_second();
     }
 
     /// The contents of an object.
@@ -355,7 +366,6 @@ impl State {
         let object = Object {
             body,
             metadata,
-            version: self.count,
             modified: Timestamp::now().as_second(),
         };
         let etag = object.etag();
@@ -538,6 +548,9 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
         };
         return fail(status, code);
     }
+    if let Some(Fault::Meanwhile(key)) = fault {
+        state.insert(key, Arc::new(b"theirs".to_vec()), Vec::new());
+    }
     if matches!(fault, Some(Fault::Reset)) {
         return false;
     }
@@ -579,7 +592,6 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
         && let Some(object) = state.objects.get_mut(&key)
     {
         object.body = Arc::new(object.body.iter().map(|byte| byte ^ 1).collect());
-        object.version += 1;
     }
     drop(state);
     send_object(stream, asked, &object, fault)
@@ -596,10 +608,7 @@ fn send_object(stream: &TcpStream, asked: &Asked, object: &Object, fault: Option
     }
     let mut headers = vec![
         (String::from("ETag"), etag),
-        (
-            String::from("Last-Modified"),
-            written(object, "%a, %d %b %Y %H:%M:%S GMT"),
-        ),
+        (String::from("Last-Modified"), written(object, HTTP_DATE)),
     ];
     for (name, value) in &object.metadata {
         headers.push((format!("x-amz-meta-{name}"), value.clone()));
@@ -721,7 +730,8 @@ fn send(
 }
 
 fn send_head(mut stream: &TcpStream, status: &str, headers: &[(String, String)]) -> bool {
-    let mut head = format!("HTTP/1.1 {status}\r\n");
+    let date = Timestamp::now().strftime(HTTP_DATE);
+    let mut head = format!("HTTP/1.1 {status}\r\nDate: {date}\r\n");
     for (name, value) in headers {
         write!(head, "{name}: {value}\r\n").unwrap();
     }
