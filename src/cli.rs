@@ -205,7 +205,8 @@ pub struct SyncArgs {
 pub struct MemoryArgs {
     /// Remember each directory that is equal, and do not list its copy again as long as neither has changed. SRC is always
     /// listed. In DST a name that came, went or was renamed is seen; a file changed where it is, is not: for that,
-    /// `--incremental=verify-meta` compares everything once, and remembers it anew. Where inode numbers change from mount to
+    /// `--incremental=verify-meta` compares everything once, and remembers it anew. Buckets are listed on both sides, which shows
+    /// all changes, and no object is asked for its metadata where there are none. Where inode numbers change from mount to
     /// mount (some FUSE filesystems), everything is compared
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "skip")]
     pub incremental: Option<IncrementalArg>,
@@ -308,6 +309,11 @@ pub struct S3Args {
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM", hide = !BUCKETS)]
     pub s3_metadata: Option<S3MetadataArg>,
+    /// What the first request about a directory lists: `trees` all keys below it, so that small directories need no request of
+    /// their own; `directories` its names alone, which is as fast where each directory has a thousand objects or more
+    /// [default: trees]
+    #[arg(long, value_enum, value_name = "WHAT", hide = !BUCKETS)]
+    pub s3_listing: Option<S3ListingArg>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -348,6 +354,13 @@ pub struct S3WriteArgs {
     /// so on up to 512M; objects of more than 10,000 parts get larger ones [default: 16M]
     #[arg(long, value_name = "SIZE", hide = !BUCKETS)]
     pub part_size: Option<String>,
+}
+
+/// See [`S3Args::s3_listing`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum S3ListingArg {
+    Trees,
+    Directories,
 }
 
 /// See [`S3Args::s3_metadata`].

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::parse;
-use crate::cli::{CleanupArgs, ReachArgs, S3Args, S3MetadataArg, S3WriteArgs};
+use crate::cli::{CleanupArgs, ReachArgs, S3Args, S3ListingArg, S3MetadataArg, S3WriteArgs};
 use crate::model::path::escape;
 use crate::run::Job;
 use crate::run::cleanup::Cleanup;
-use crate::s3::{Form, Options, PART_BYTES, Url};
+use crate::s3::{Form, Listing, Options, PART_BYTES, Url};
 
 const PART_BYTES_MIN: u64 = 8 << 20;
 const PART_BYTES_MAX: u64 = 512 << 20;
@@ -22,6 +22,7 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
         ("--profile", reach.profile.is_some()),
         ("--no-sign-request", reach.no_sign_request),
         ("--s3-metadata", args.s3_metadata.is_some()),
+        ("--s3-listing", args.s3_listing.is_some()),
     ];
     if !job.has_bucket() {
         refuse(&given, job.dest.as_deref().unwrap_or(&job.source))?;
@@ -31,6 +32,10 @@ pub(super) fn reached(args: S3Args, job: &Job) -> Result<Options, String> {
             None | Some(S3MetadataArg::Posix) => Form::Posix,
             Some(S3MetadataArg::Rclone) => Form::Rclone,
             Some(S3MetadataArg::None) => Form::None,
+        },
+        listing: match args.s3_listing {
+            None | Some(S3ListingArg::Trees) => Listing::Trees,
+            Some(S3ListingArg::Directories) => Listing::Directories,
         },
         ..buckets_of(args.reach)
     })

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -14,8 +14,9 @@ use tokio::sync::Mutex;
 use super::attributes::{self, Listed};
 use super::delete::delete;
 use super::failure::{errno_of, errno_of_list};
-use super::listing::{Cursor, told};
+use super::listing::{Cursor, Page, told};
 use super::store::Store;
+use super::subtree::Subtree;
 use crate::io::Reply;
 use crate::model::{Listing, Meta, State};
 
@@ -28,12 +29,20 @@ pub(super) struct Dir {
     /// Empty, or with a slash at its end.
     prefix: String,
     cursor: Mutex<Cursor>,
+    /// What another directory's listing has told of this one.
+    known: Option<Arc<Subtree>>,
+    /// What this one's tells of those below.
+    subtree: OnceLock<Arc<Subtree>>,
 }
 
 impl Dir {
     pub(super) fn new(prefix: String) -> Self {
-        let cursor = Mutex::default();
-        Self { prefix, cursor }
+        Self {
+            prefix,
+            cursor: Mutex::default(),
+            known: None,
+            subtree: OnceLock::new(),
+        }
     }
 
     pub(super) fn meta(&self, store: &Store) -> Meta {
@@ -78,11 +87,12 @@ impl Dir {
         }
     }
 
+    /// `.` is this directory, to be listed anew.
     pub(super) fn below(&self, name: &CStr) -> Result<Self, Errno> {
         if name == c"." {
             return Ok(Self::new(self.prefix.clone()));
         }
-        self.key(name).map(|key| Self::new(key + "/"))
+        self.below_path(name.to_bytes())
     }
 
     pub(super) fn below_path(&self, path: &[u8]) -> Result<Self, Errno> {
@@ -90,7 +100,11 @@ impl Dir {
             return Ok(Self::new(self.prefix.clone()));
         }
         let path = std::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
-        Ok(Self::new(format!("{}{path}/", self.prefix)))
+        let dir = Self::new(format!("{}{path}/", self.prefix));
+        let subtree = self.subtree.get().or(self.known.as_ref());
+        let known = subtree.filter(|subtree| subtree.below(&dir.prefix).is_some());
+        let known = known.cloned();
+        Ok(Self { known, ..dir })
     }
 
     /// Appends a page of names, each with what the listing tells of it. `asks`: whether objects can tell more.
@@ -100,11 +114,11 @@ impl Dir {
         mut listing: Listing,
         asks: bool,
     ) -> Result<Reply, Errno> {
-        let (page, more) = self.cursor.lock().await.next(store, &self.prefix).await?;
+        let (page, more) = self.page(store).await?;
         let mut all = true;
         for name in &page.dirs {
-            let below = self.below(name)?;
-            all &= add(&mut listing, name, &below.meta(store));
+            let below = attributes::dir(&(self.key(name)? + "/"), store.dev);
+            all &= add(&mut listing, name, &below);
         }
         for (name, listed) in &page.files {
             all &= add(
@@ -118,6 +132,19 @@ impl Dir {
             return Err(Errno::EOVERFLOW);
         }
         Ok(Reply::Listed { listing, more })
+    }
+
+    async fn page(&self, store: &Arc<Store>) -> Result<(Page, bool), Errno> {
+        let mut cursor = self.cursor.lock().await;
+        let known = self.known.as_ref().filter(|_| cursor.is_at_start());
+        if let Some(keys) = known.and_then(|known| known.below(&self.prefix)) {
+            return Ok((cursor.take(&self.prefix, keys), false));
+        }
+        let (page, more) = cursor.next(store, &self.prefix).await?;
+        if let Some(subtree) = &page.subtree {
+            self.subtree.get_or_init(|| subtree.clone());
+        }
+        Ok((page, more))
     }
 
     /// Fills the wanted entries: with what the listing told, where it did and that has not been taken yet, else the objects

@@ -10,46 +10,62 @@ use percent_encoding::percent_decode_str;
 
 use super::attributes::Listed;
 use super::failure::errno_of_list;
+use super::options::Listing;
 use super::store::Store;
+use super::subtree::{self, Subtree, Told};
 use crate::error::{Cause, Side};
 use crate::model::listing::NAME_LEN_MAX;
 
 pub(super) const DELIMITER: &str = "/";
 
 /// What one page tells of a directory.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Page {
     pub(super) files: Vec<(CString, Listed)>,
     pub(super) dirs: Vec<CString>,
     /// Keys that cannot be names in a tree, and why; without the prefix.
     pub(super) refused: Vec<(Vec<u8>, Cause)>,
+    /// What it tells of directories below.
+    pub(super) subtree: Option<Arc<Subtree>>,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum From {
+    #[default]
+    Start,
+    After(String),
+    Token(String),
 }
 
 /// Where the listing of a directory goes on.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    /// Of the next page; none before the first.
-    token: Option<String>,
+    from: From,
     /// No page had anything.
     is_empty: bool,
     ended: bool,
     /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
     shorter: Vec<String>,
+    /// The last directory, which the next page may tell once more.
+    last_dir: Vec<u8>,
 }
 
 impl Default for Cursor {
     fn default() -> Self {
         Self {
-            token: None,
+            from: From::Start,
             is_empty: true,
             ended: false,
             shorter: Vec::new(),
+            last_dir: Vec::new(),
         }
     }
 }
 
 impl Cursor {
-    /// The next page. An empty one is the last.
+    /// The next page, and whether there are more. An empty one is the last. The first request is for all keys below the prefix:
+    /// those of complete directories come with the page.
     ///
     /// # Errors
     /// ENOENT when no key begins with the prefix; else see [`errno_of`].
@@ -61,54 +77,128 @@ impl Cursor {
         if self.ended {
             return Ok((Page::default(), false));
         }
-        let asking = store.clone();
+        let mut page = None;
+        if self.from == From::Start && store.listing == Listing::Trees {
+            let found = self.ask(store, prefix, None).await?;
+            page = self.whole_keys(store, prefix, &found)?;
+        }
+        let page = if let Some(page) = page {
+            page
+        } else {
+            let found = self.ask(store, prefix, Some(DELIMITER)).await?;
+            self.names_of(&found, prefix)?
+        };
+        let may_be_new = store.side == Side::Destination;
+        if self.ended && self.is_empty && !prefix.is_empty() && !may_be_new {
+            return Err(Errno::ENOENT);
+        }
+        Ok((page, !self.ended))
+    }
+
+    pub(super) fn is_at_start(&self) -> bool {
+        self.from == From::Start && !self.ended
+    }
+
+    /// The page of a directory of which all keys are known.
+    pub(super) fn take(&mut self, prefix: &str, keys: &[Told]) -> Page {
+        self.ended = true;
+        self.sort_out(prefix, subtree::names(keys, prefix))
+    }
+
+    async fn ask(
+        &self,
+        store: &Arc<Store>,
+        prefix: &str,
+        delimiter: Option<&str>,
+    ) -> Result<ListObjectsV2Output, Errno> {
+        let (after, token) = match &self.from {
+            From::Start => (None, None),
+            From::After(key) => (Some(key.clone()), None),
+            From::Token(token) => (None, Some(token.clone())),
+        };
         let request = store
             .client
             .list_objects_v2()
             .bucket(&store.bucket)
             .prefix(prefix)
-            .delimiter(DELIMITER)
+            .set_delimiter(delimiter.map(str::to_owned))
             .encoding_type(EncodingType::Url)
-            .set_continuation_token(self.token.clone());
+            .set_start_after(after)
+            .set_continuation_token(token);
+        let asking = store.clone();
         let sent = async move {
             let sent = asking.in_turn(request.send()).await;
             sent.map_err(|error| errno_of_list(&error))
         };
-        let found = store.run(sent).await?;
-        let token = found.next_continuation_token.clone();
-        let is_truncated = found.is_truncated() == Some(true);
-        if is_truncated && (token.is_none() || token == self.token) {
-            // Whatever comes next, nobody would get to it.
-            return Err(Errno::EPROTO);
-        }
-        let page = self.names_of(&found, prefix).ok_or(Errno::EPROTO)?;
-        self.is_empty &= found.contents().is_empty() && found.common_prefixes().is_empty();
-        self.ended = !is_truncated;
-        let may_be_new = store.side == Side::Destination;
-        if self.ended && self.is_empty && !prefix.is_empty() && !may_be_new {
-            return Err(Errno::ENOENT);
-        }
-        self.token = token;
-        Ok((page, !self.ended))
+        store.run(sent).await
     }
 
-    /// `None` when something of it cannot be understood.
-    fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Option<Page> {
-        let bytes = |key: &str| told(key, found.encoding_type());
-        let mut keys = Vec::new();
-        for object in found.contents() {
-            let listed = Listed::new(object.size(), object.last_modified(), object.e_tag())?;
-            keys.push((bytes(object.key()?), Some(listed)));
+    /// Takes what was told of all keys below the prefix, or of the first of them; nothing when that does not say where the names of
+    /// the directory go on.
+    fn whole_keys(
+        &mut self,
+        store: &Store,
+        prefix: &str,
+        found: &ListObjectsV2Output,
+    ) -> Result<Option<Page>, Errno> {
+        let mut keys = keys_of(found)?;
+        let is_whole = found.is_truncated() != Some(true);
+        if is_whole {
+            // There are servers that do not sort.
+            keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        } else if !keys.is_sorted_by(|(one, _), (other, _)| one < other) {
+            return Ok(None);
         }
+        if !is_whole {
+            let last = keys.last().map(|(key, _)| String::from_utf8(key.clone()));
+            let Some(Ok(last)) = last else {
+                return Ok(None);
+            };
+            self.from = From::After(last);
+        }
+        self.is_empty &= keys.is_empty();
+        self.ended = is_whole;
+        let mut page = self.sort_out(prefix, subtree::names(&keys, prefix));
+        if Subtree::is_of_use(&keys, prefix, is_whole)
+            && let Some(room) = store.room_for_keys(keys.len())
+        {
+            page.subtree = Some(Arc::new(Subtree::new(keys, is_whole, room)));
+        }
+        Ok(Some(page))
+    }
+
+    fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Result<Page, Errno> {
+        let keys = keys_of(found)?;
+        let mut names: Vec<_> = keys
+            .into_iter()
+            .map(|(key, listed)| (key, Some(listed)))
+            .collect();
         for common in found.common_prefixes() {
-            keys.push((bytes(common.prefix()?), None));
+            let key = told(common.prefix().ok_or(Errno::EPROTO)?, found.encoding_type());
+            // It may have begun on the page before.
+            if key != self.last_dir {
+                names.push((key, None));
+            }
         }
-        Some(self.sort_out(prefix, keys))
+        self.is_empty &= names.is_empty();
+        if found.is_truncated() == Some(true) {
+            let token = found.next_continuation_token.clone();
+            let token = token.map(From::Token).filter(|token| *token != self.from);
+            // Whatever comes next, nobody would get to it.
+            self.from = token.ok_or(Errno::EPROTO)?;
+        } else {
+            self.ended = true;
+        }
+        Ok(self.sort_out(prefix, names))
     }
 
     /// `keys` come with what is known of their objects, and common prefixes without.
     fn sort_out(&mut self, prefix: &str, mut keys: Vec<(Vec<u8>, Option<Listed>)>) -> Page {
         keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let last_dir = keys.iter().rfind(|(_, listed)| listed.is_none());
+        if let Some((key, _)) = last_dir {
+            self.last_dir.clone_from(key);
+        }
         let mut page = Page::default();
         for (key, listed) in keys {
             let Some(rest) = key.strip_prefix(prefix.as_bytes()) else {
@@ -149,6 +239,17 @@ impl Cursor {
         }
         page
     }
+}
+
+/// # Errors
+/// EPROTO when something of it cannot be understood.
+fn keys_of(found: &ListObjectsV2Output) -> Result<Vec<Told>, Errno> {
+    let objects = found.contents().iter();
+    let keys = objects.map(|object| {
+        let listed = Listed::new(object.size(), object.last_modified(), object.e_tag())?;
+        Some((told(object.key()?, found.encoding_type()), listed))
+    });
+    keys.collect::<Option<_>>().ok_or(Errno::EPROTO)
 }
 
 /// A name that a directory can have.

@@ -27,6 +27,8 @@ mod probe;
 #[cfg(feature = "s3")]
 mod store;
 #[cfg(feature = "s3")]
+mod subtree;
+#[cfg(feature = "s3")]
 mod tree;
 #[cfg(feature = "s3")]
 mod turns;
@@ -38,7 +40,7 @@ mod url;
 
 #[cfg(not(feature = "s3"))]
 pub use absent::{ObjectFs, Shared, Store, Turns, root};
-pub use options::{Form, Options, PART_BYTES, Probe, Trial, Unfinished, Ways};
+pub use options::{Form, Listing, Options, PART_BYTES, Probe, Trial, Unfinished, Ways};
 #[cfg(feature = "s3")]
 pub use store::{Shared, Store};
 #[cfg(feature = "s3")]

@@ -13,6 +13,7 @@ pub struct Options {
     /// Public buckets are read without credentials.
     pub unsigned: bool,
     pub form: Form,
+    pub listing: Listing,
     /// Of objects that are written; the bucket's own when nothing is given.
     pub storage_class: Option<String>,
     /// `AES256` or `aws:kms`, and the key of the latter.
@@ -33,6 +34,7 @@ impl Default for Options {
             profile: None,
             unsigned: false,
             form: Form::default(),
+            listing: Listing::default(),
             storage_class: None,
             encryption: None,
             encryption_key: None,
@@ -51,6 +53,16 @@ pub enum Form {
     Rclone,
     /// Nowhere: a file's time is when its object was written, and nobody has to ask for more than a listing.
     None,
+}
+
+/// `--s3-listing`: what a directory's first request is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listing {
+    /// For all keys below it. What that tells of directories below is known without other requests.
+    #[default]
+    Trees,
+    /// For its names alone.
+    Directories,
 }
 
 /// How a bucket is used.

@@ -27,7 +27,7 @@ use super::about::Kept;
 use super::clock::Clock;
 use super::delete::Deleter;
 use super::failure::{errno_of, words};
-use super::options::{Form, Options};
+use super::options::{Form, Listing, Options};
 use super::turns::{BEGUN, Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
@@ -52,6 +52,8 @@ const THREADS_MAX: usize = 16;
 const REQUESTS_PER_THREAD: usize = 64;
 /// What contents that wait to be sent may take for each thread: four parts.
 const MEMORY_KIB_PER_THREAD: u32 = 64 << 10;
+/// Keys that are kept for directories to come: some 40 MB.
+const KEYS_MAX: usize = 200_000;
 /// Nobody waits long to be told that nobody is there.
 const FIRST_ATTEMPTS_MAX: u32 = 2;
 
@@ -84,6 +86,7 @@ pub struct Store {
     pub(super) clock: Clock,
     pub(super) bucket: String,
     pub(super) form: Form,
+    pub(super) listing: Listing,
     pub(super) side: Side,
     /// Tells this bucket from others, and from filesystems.
     pub(super) dev: u64,
@@ -97,6 +100,8 @@ pub struct Store {
     /// What contents that wait to be sent may take, in KiB.
     memory: Arc<Semaphore>,
     memory_kib: u32,
+    /// Of keys that are kept for directories to come.
+    keys: Arc<Semaphore>,
 }
 
 impl Store {
@@ -159,6 +164,8 @@ impl Store {
             clock,
             bucket: url.bucket.clone(),
             form: options.form,
+            listing: options.listing,
+            keys: Arc::new(Semaphore::new(KEYS_MAX)),
         };
         store
             .look(url, side)
@@ -306,6 +313,12 @@ impl Store {
         // Closed only with the store.
         self.unless_it_ends(async { permit.await.map_err(|_| Errno::EIO) })
             .await
+    }
+
+    /// Room for keys that are kept, when there is some.
+    pub(super) fn room_for_keys(&self, count: usize) -> Option<OwnedSemaphorePermit> {
+        let count = u32::try_from(count).ok()?;
+        self.keys.clone().try_acquire_many_owned(count).ok()
     }
 
     /// Starts something that goes on beside its starter.

@@ -1,6 +1,7 @@
 //! Which directories are taken for unchanged, so that their copies are not listed; and what is told of those that are
 //! finished. The rule itself is pure, in `model::unchanged`.
 
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::SystemTime;
@@ -232,16 +233,21 @@ async fn dest_now(shard: &Shard, node: &Arc<Node>) -> Option<u64> {
     if shard.dest.has_dir_times() {
         return node.meta(Side::Destination).map(dest_digest);
     }
-    let dir = node::open(shard, node, Side::Destination).await.ok()?;
-    let listed = list(shard, &dir, Listed::since(Time::default())).await?;
+    let (at, name) = match node.parent() {
+        None => (node, c"."),
+        // By its name: its parent's listing may have told what is in it.
+        Some(parent) => (parent, node.name()),
+    };
+    let at = node::open(shard, at, Side::Destination).await.ok()?;
+    let listed = list(shard, at, name, Listed::since(Time::default())).await?;
     listed.digest()
 }
 
 /// Lists a directory of the destination, where only that tells how it looks.
-async fn list(shard: &Shard, dir: &Handle, mut listed: Listed) -> Option<Listed> {
+async fn list(shard: &Shard, at: Handle, name: &CStr, mut listed: Listed) -> Option<Listed> {
     let anew = Op::OpenDir {
-        at: dir.clone(),
-        name: c".".to_owned(),
+        at,
+        name: name.to_owned(),
         links: Links::Refuse,
     };
     let Ok(Reply::Opened(dir, _)) = shard.dest.start(anew).await else {
@@ -329,7 +335,7 @@ async fn note_copies(shard: &Shard, node: &Node, dir: &Handle, expected: &Expect
         return;
     }
     let again = match expected.to_confirm() {
-        Some(listed) => list(shard, dir, listed).await,
+        Some(listed) => list(shard, dir.clone(), c".", listed).await,
         None => None,
     };
     if let Some(digest) = expected.digest(again.as_ref()) {

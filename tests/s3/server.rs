@@ -57,15 +57,23 @@ pub(crate) enum Fault {
 #[derive(Clone)]
 struct Object {
     body: Arc<Vec<u8>>,
+    /// As with real servers, the same contents have the same.
+    etag: String,
     metadata: Vec<(String, String)>,
     modified: i64,
 }
 
 impl Object {
-    fn etag(&self) -> String {
-        // As with real servers, the same contents have the same.
-        let beginning = &self.body[..self.body.len().min(64 * 1024)];
-        format!("{:08x}-{}", crc32(beginning), self.body.len())
+    fn new(body: Arc<Vec<u8>>, metadata: Vec<(String, String)>, modified: i64) -> Self {
+        // What differs in these tests differs there.
+        let beginning = &body[..body.len().min(1024)];
+        let etag = format!("{:08x}-{}", crc32(beginning), body.len());
+        Self {
+            body,
+            etag,
+            metadata,
+            modified,
+        }
     }
 }
 
@@ -138,13 +146,10 @@ impl Server {
 
     pub(crate) fn put(&self, key: &str, body: &[u8], metadata: &[(&str, &str)]) {
         let pairs = metadata.iter();
-        let object = Object {
-            body: Arc::new(body.to_vec()),
-            metadata: pairs
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-            modified: MODIFIED,
-        };
+        let metadata = pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let object = Object::new(Arc::new(body.to_vec()), metadata, MODIFIED);
         self.state().objects.insert(key.to_owned(), object);
     }
 
@@ -363,12 +368,8 @@ fn keys_in(xml: &str) -> Vec<String> {
 impl State {
     fn insert(&mut self, key: &str, body: Arc<Vec<u8>>, metadata: Vec<(String, String)>) -> String {
         self.count += 1;
-        let object = Object {
-            body,
-            metadata,
-            modified: Timestamp::now().as_second(),
-        };
-        let etag = object.etag();
+        let object = Object::new(body, metadata, Timestamp::now().as_second());
+        let etag = object.etag.clone();
         self.objects.insert(key.to_owned(), object);
         etag
     }
@@ -380,7 +381,7 @@ impl State {
         let object = source.and_then(|key| self.objects.get(key));
         let object = object.ok_or((404, "NoSuchKey"))?;
         let wanted = asked.headers.get("x-amz-copy-source-if-match");
-        if wanted.is_some_and(|wanted| *wanted != format!("\"{}\"", object.etag())) {
+        if wanted.is_some_and(|wanted| *wanted != format!("\"{}\"", object.etag)) {
             return Err((412, "PreconditionFailed"));
         }
         let all = 0..object.body.len();
@@ -591,14 +592,15 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
     if matches!(fault, Some(Fault::Replaced))
         && let Some(object) = state.objects.get_mut(&key)
     {
-        object.body = Arc::new(object.body.iter().map(|byte| byte ^ 1).collect());
+        let body = object.body.iter().map(|byte| byte ^ 1).collect();
+        *object = Object::new(Arc::new(body), object.metadata.clone(), object.modified);
     }
     drop(state);
     send_object(stream, asked, &object, fault)
 }
 
 fn send_object(stream: &TcpStream, asked: &Asked, object: &Object, fault: Option<Fault>) -> bool {
-    let etag = format!("\"{}\"", object.etag());
+    let etag = format!("\"{}\"", object.etag);
     if asked
         .headers
         .get("if-match")
@@ -672,7 +674,7 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
             write!(
                 contents,
                 "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
-                encode(key), written(object, "%Y-%m-%dT%H:%M:%S.000Z"), object.etag(), object.body.len(),
+                encode(key), written(object, "%Y-%m-%dT%H:%M:%S.000Z"), object.etag, object.body.len(),
             )
             .unwrap();
         }
