@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex as Slot, PoisonError};
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -31,8 +31,8 @@ pub(super) struct Dir {
     cursor: Mutex<Cursor>,
     /// What another directory's listing has told of this one.
     known: Option<Arc<Subtree>>,
-    /// What this one's tells of those below.
-    subtree: OnceLock<Arc<Subtree>>,
+    /// What the last listing of this one has told of those below, for all who opened it.
+    subtree: Arc<Slot<Option<Arc<Subtree>>>>,
 }
 
 impl Dir {
@@ -41,7 +41,7 @@ impl Dir {
             prefix,
             cursor: Mutex::default(),
             known: None,
-            subtree: OnceLock::new(),
+            subtree: Arc::default(),
         }
     }
 
@@ -90,7 +90,9 @@ impl Dir {
     /// `.` is this directory, to be listed anew.
     pub(super) fn below(&self, name: &CStr) -> Result<Self, Errno> {
         if name == c"." {
-            return Ok(Self::new(self.prefix.clone()));
+            let subtree = self.subtree.clone();
+            let dir = Self::new(self.prefix.clone());
+            return Ok(Self { subtree, ..dir });
         }
         self.below_path(name.to_bytes())
     }
@@ -101,8 +103,9 @@ impl Dir {
         }
         let path = std::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
         let dir = Self::new(format!("{}{path}/", self.prefix));
-        let subtree = self.subtree.get().or(self.known.as_ref());
-        let known = subtree.filter(|subtree| subtree.below(&dir.prefix).is_some());
+        let told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = told.as_ref().or(self.known.as_ref());
+        let known = known.filter(|subtree| subtree.below(&dir.prefix).is_some());
         let known = known.cloned();
         Ok(Self { known, ..dir })
     }
@@ -140,9 +143,11 @@ impl Dir {
         if let Some(keys) = known.and_then(|known| known.below(&self.prefix)) {
             return Ok((cursor.take(&self.prefix, keys), false));
         }
-        let (page, more) = cursor.next(store, &self.prefix).await?;
-        if let Some(subtree) = &page.subtree {
-            self.subtree.get_or_init(|| subtree.clone());
+        let is_first = cursor.is_at_start();
+        let (mut page, more) = cursor.next(store, &self.prefix).await?;
+        if is_first {
+            let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = page.subtree.take();
         }
         Ok((page, more))
     }

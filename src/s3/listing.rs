@@ -47,8 +47,9 @@ pub(super) struct Cursor {
     ended: bool,
     /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
     shorter: Vec<String>,
-    /// The last directory, which the next page may tell once more.
-    last_dir: Vec<u8>,
+    /// The last of the keys that were told as a whole. The directory that it is in comes once more; and there are servers that begin
+    /// anew.
+    floor: Vec<u8>,
 }
 
 impl Default for Cursor {
@@ -58,7 +59,7 @@ impl Default for Cursor {
             is_empty: true,
             ended: false,
             shorter: Vec::new(),
-            last_dir: Vec::new(),
+            floor: Vec::new(),
         }
     }
 }
@@ -154,6 +155,7 @@ impl Cursor {
             let Some(Ok(last)) = last else {
                 return Ok(None);
             };
+            self.floor = last.clone().into_bytes();
             self.from = From::After(last);
         }
         self.is_empty &= keys.is_empty();
@@ -175,12 +177,10 @@ impl Cursor {
             .collect();
         for common in found.common_prefixes() {
             let key = told(common.prefix().ok_or(Errno::EPROTO)?, found.encoding_type());
-            // It may have begun on the page before.
-            if key != self.last_dir {
-                names.push((key, None));
-            }
+            names.push((key, None));
         }
         self.is_empty &= names.is_empty();
+        names.retain(|(key, _)| *key > self.floor);
         if found.is_truncated() == Some(true) {
             let token = found.next_continuation_token.clone();
             let token = token.map(From::Token).filter(|token| *token != self.from);
@@ -195,10 +195,6 @@ impl Cursor {
     /// `keys` come with what is known of their objects, and common prefixes without.
     fn sort_out(&mut self, prefix: &str, mut keys: Vec<(Vec<u8>, Option<Listed>)>) -> Page {
         keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let last_dir = keys.iter().rfind(|(_, listed)| listed.is_none());
-        if let Some((key, _)) = last_dir {
-            self.last_dir.clone_from(key);
-        }
         let mut page = Page::default();
         for (key, listed) in keys {
             let Some(rest) = key.strip_prefix(prefix.as_bytes()) else {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -642,24 +643,29 @@ fn written(object: &Object, format: &str) -> String {
 
 fn list(state: &State, query: &HashMap<String, String>) -> String {
     let text = |name: &str| query.get(name).cloned().unwrap_or_default();
-    let (prefix, delimiter, after) = (
-        text("prefix"),
-        text("delimiter"),
-        decode(&text("continuation-token").replace('+', " ")),
-    );
+    let (prefix, delimiter) = (text("prefix"), text("delimiter"));
+    let done = decode(&text("continuation-token").replace('+', " "));
+    let after = text("start-after");
     let keys_max = query
         .get("max-keys")
         .map_or(1000, |keys| keys.parse().unwrap());
     let keys_max = state.page.min(keys_max);
     let (mut contents, mut prefixes, mut count) = (String::new(), BTreeSet::new(), 0);
     let (mut last, mut more) = (String::new(), false);
-    for (key, object) in state.objects.range(prefix.clone()..) {
+    let mut from = Bound::Included(prefix.clone().max(done.clone()).max(after.clone()));
+    while let Some((key, object)) = state.objects.range((from, Bound::Unbounded)).next() {
         let Some(rest) = key.strip_prefix(&prefix) else {
             break;
         };
         let common = rest.split_once('/').filter(|_| !delimiter.is_empty());
         let name = common.map_or(key.clone(), |(name, _)| format!("{prefix}{name}/"));
-        if name <= after || prefixes.contains(&name) {
+        from = match common {
+            // The next byte after a slash is a zero.
+            Some((name, _)) => Bound::Included(format!("{prefix}{name}0")),
+            None => Bound::Excluded(key.clone()),
+        };
+        // A directory that keys before are in is told once more, as by some servers.
+        if name <= done || *key <= after {
             continue;
         }
         if count == keys_max {

@@ -232,15 +232,18 @@ fn names_that_no_key_can_be_are_not_in_a_bucket() {
 #[test]
 fn a_listing_that_breaks_off_is_not_whole() {
     let scene = Scene::new();
-    for name in ["a", "b", "c", "d"] {
+    for name in ["a", "b", "c", "d", "e", "f"] {
         scene.server.put(&format!("p/{name}"), name.as_bytes(), &[]);
     }
     scene.sync(&[]).exits(0);
-    scene.server.remove("p/d");
+    scene.server.remove("p/f");
     scene.server.page(2);
     scene.server.faults(|_| Some(Fault::NoToken));
-    scene.sync(&["--delete"]).exits(23);
-    assert_eq!(scene.files().len(), 4);
+    for listing in ["trees", "directories"] {
+        let told = scene.sync(&["--delete", "--s3-listing", listing]);
+        told.exits(23);
+        assert_eq!(scene.files().len(), 6, "{}", told.describe());
+    }
 }
 
 #[test]
@@ -284,6 +287,42 @@ fn many_keys_come_page_by_page() {
         "{}",
         again.describe()
     );
+}
+
+/// Whatever directories are known from the listings of others.
+#[test]
+fn trees_are_listed_in_as_few_requests_as_can_be() {
+    let scene = Scene::new();
+    let mut count = 0;
+    for dir in ["", "a/", "a/b/", "a/b/c/", "a-b/", "z/", "z/y/"] {
+        for number in 0..5 {
+            let key = format!("p/{dir}{number}");
+            scene.server.put(&key, key.as_bytes(), POSIX);
+            count += 1;
+        }
+    }
+    scene.server.put("p/a/empty/", b"", &[]);
+    let mut requests = Vec::new();
+    for page in [1000, 30, 12, 7, 3, 2] {
+        for listing in ["trees", "directories"] {
+            scene.server.page(page);
+            let options = ["--s3-listing", listing, "--s3-metadata", "none", "--delete"];
+            let told = scene.sync(&options);
+            told.exits(0);
+            assert_eq!(scene.files().len(), count, "{}", told.describe());
+            assert!(scene.dst.join("a/empty").is_dir());
+            scene.server.seen();
+            let scanned = scene.run("scan", "s3://bucket/p", &["--s3-listing", listing]);
+            let found = format!("{count} files, 7 directories");
+            assert!(scanned.out().contains(&found), "{}", scanned.describe());
+            requests.push(scene.server.seen().len());
+        }
+    }
+    // One look before.
+    assert_eq!(requests[..2], [1 + 1, 1 + 8]);
+    for pair in requests.chunks(2) {
+        assert!(pair[0] <= pair[1] + 3, "{requests:?}");
+    }
 }
 
 #[test]
