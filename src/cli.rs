@@ -211,7 +211,7 @@ pub struct MemoryArgs {
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "skip")]
     pub incremental: Option<IncrementalArg>,
     /// Compare everything, unless the last run with --resume or --incremental was interrupted or killed: then go on where it
-    /// stopped, and do not list the copies of directories that it had finished and that have not changed since
+    /// stopped, and do not look at the copies of directories that it had finished and that have not changed since
     #[arg(long)]
     pub resume: bool,
     /// With --resume or --incremental: when the run is interrupted or killed, keep what is copied of files from 64 MiB on, as

@@ -1,5 +1,6 @@
 //! One run of the command as a user sees it: from the log file and signals to the summary and the exit code.
 
+use std::env;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -284,7 +285,7 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
     let Some(dest) = &job.dest else {
         return Ok(None);
     };
-    let (source, dest_path) = match (place(&job.source), place(dest)) {
+    let (source, dest_path) = match (place(job, &job.source), place(job, dest)) {
         (Ok(source), Ok(dest)) => (source, dest),
         // A dry run into a directory that is not there.
         (_, Err(_)) if job.dry_run => return Ok(None),
@@ -308,10 +309,14 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
         .map_err(|message| refuse(exit::FILE_IO, message))
 }
 
-/// What all names of a place share: its URL, or its path without symlinks.
-fn place(path: &Path) -> io::Result<Vec<u8>> {
+/// What all names of a place share: its URL, and the server where one is given, or its path without symlinks.
+fn place(job: &Job, path: &Path) -> io::Result<Vec<u8>> {
     if let Some(Ok(url)) = Url::parse(path.as_os_str().as_bytes()) {
-        return Ok(url.to_string().into_bytes());
+        let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+        let given = job.s3.endpoint.clone();
+        let endpoint = given.or_else(|| variables.into_iter().find_map(|name| env::var(name).ok()));
+        let at = endpoint.map_or_else(String::new, |endpoint| format!(" at {endpoint}"));
+        return Ok(format!("{url}{at}").into_bytes());
     }
     Ok(path.canonicalize()?.into_os_string().into_encoded_bytes())
 }

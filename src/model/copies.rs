@@ -31,8 +31,8 @@ pub struct Expected {
     /// Names and sizes of those that it writes.
     written: u64,
     dirs: u64,
-    /// Something is written or removed.
-    changes: bool,
+    /// So many are written or removed.
+    changes: u64,
     has_doubt: bool,
 }
 
@@ -72,7 +72,8 @@ impl Listed {
 }
 
 impl Expected {
-    /// `now`: before the directory is listed, by our clock. A server's clock that differs from it only leads to doubt.
+    /// `now`: what the clock that gives the objects their times shows at least, before the directory is listed. A guess that is too
+    /// early or too late leads to doubt.
     #[must_use]
     pub fn since(now: Time) -> Self {
         // Servers tell whole seconds.
@@ -82,7 +83,7 @@ impl Expected {
             kept: 0,
             written: 0,
             dirs: 0,
-            changes: false,
+            changes: 0,
             has_doubt: false,
         }
     }
@@ -91,21 +92,33 @@ impl Expected {
     pub fn keep(&mut self, name: &[u8], entry: &Entry) {
         match told(entry) {
             Some(meta) if meta.kind == Kind::Dir => self.dir(name),
-            Some(meta) if meta.ctime < self.since => add(&mut self.kept, file(name, &meta)),
-            // A change within the same second might look the same.
-            _ => self.has_doubt = true,
+            Some(meta) => self.keep_file(name, &meta),
+            None => self.has_doubt = true,
         }
+    }
+
+    fn keep_file(&mut self, name: &[u8], meta: &Meta) {
+        // A change within the same second might look the same.
+        self.has_doubt |= meta.ctime >= self.since || meta.ino == 0;
+        add(&mut self.kept, file(name, meta));
     }
 
     /// A file or symlink that is written, with so many bytes.
     pub fn write(&mut self, name: &[u8], size: u64) {
-        self.changes = true;
+        self.changes += 1;
         add(&mut self.written, named(name, size));
+    }
+
+    /// One of those, after all, needs not be written: it is equal, and looks so.
+    pub fn leave(&mut self, name: &[u8], size: u64, meta: &Meta) {
+        self.changes -= 1;
+        self.written = self.written.wrapping_sub(named(name, size));
+        self.keep_file(name, meta);
     }
 
     /// A name that goes.
     pub fn remove(&mut self) {
-        self.changes = true;
+        self.changes += 1;
     }
 
     /// A directory that is there, or is made. Whether it has become so is seen when it is visited, or the next time.
@@ -119,14 +132,14 @@ impl Expected {
         add(&mut self.kept, other.kept);
         add(&mut self.written, other.written);
         add(&mut self.dirs, other.dirs);
-        self.changes |= other.changes;
+        self.changes += other.changes;
         self.has_doubt |= other.has_doubt;
     }
 
     /// A listing to be filled after the run's work; nothing when that need not be looked at.
     #[must_use]
     pub fn to_confirm(&self) -> Option<Listed> {
-        (self.changes && !self.has_doubt).then(|| Listed::since(self.since))
+        (self.changes > 0 && !self.has_doubt).then(|| Listed::since(self.since))
     }
 
     /// The digest of all names after the run; nothing when somebody else was at work there, as far as that shows. `again`:
@@ -134,7 +147,7 @@ impl Expected {
     #[must_use]
     pub fn digest(&self, again: Option<&Listed>) -> Option<u64> {
         let files = match again {
-            None if self.changes => return None,
+            None if self.changes > 0 => return None,
             None => self.kept,
             Some(again) => {
                 let as_expected = (again.older, again.newer_names) == (self.kept, self.written);
@@ -161,7 +174,8 @@ fn told(entry: &Entry) -> Option<Meta> {
 
 fn file(name: &[u8], meta: &Meta) -> u64 {
     let mut bytes = [0; 3 * 8];
-    let fields = [meta.ino, meta.size, meta.ctime.as_nanos().cast_unsigned()];
+    // Some servers tell fractions of a second in listings, and not when asked.
+    let fields = [meta.ino, meta.size, meta.ctime.sec.cast_unsigned()];
     for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
         to.copy_from_slice(&field.to_le_bytes());
     }
@@ -318,6 +332,42 @@ mod tests {
         keep(&mut one, &[b]);
         keep(&mut other, &[a]);
         one.merge(&other);
+        assert!(one.digest(None).is_some());
         assert_eq!(one.digest(None), whole.digest(None));
+        for part in [&mut whole, &mut other] {
+            part.write(b"new", 7);
+            part.dir(b"sub");
+        }
+        let mut again = Expected::since(Time {
+            sec: START.sec + 60,
+            ..START
+        });
+        keep(&mut again, &[b]);
+        again.merge(&other);
+        let listed = see(
+            again.to_confirm().unwrap(),
+            &[a, b, (c"new", object(3, 7, 1000))],
+        );
+        assert!(again.digest(Some(&listed)).is_some());
+        assert_eq!(again.digest(Some(&listed)), whole.digest(Some(&listed)));
+    }
+
+    #[test]
+    fn what_needs_not_be_written_after_all_is_kept() {
+        let a = object(1, 5, 900);
+        let mut kept = Expected::since(START);
+        keep(&mut kept, &[(c"a", a)]);
+        let mut left = Expected::since(START);
+        left.write(b"a", 5);
+        left.leave(
+            b"a",
+            5,
+            &Meta {
+                unknown: Attrs::NONE,
+                ..a
+            },
+        );
+        assert!(left.to_confirm().is_none());
+        assert_eq!(left.digest(None), kept.digest(None));
     }
 }

@@ -300,6 +300,7 @@ impl Work<'_> {
                 if !attrs.is_empty() {
                     return self.repair(place, attrs, wanted, existing).await;
                 }
+                self.plan.leave(place.name, wanted.size, existing);
                 self.shard.tally().entries_equal.add(1);
                 Ok(())
             }

@@ -80,8 +80,12 @@ impl Cursor {
         }
         let mut page = None;
         if self.from == From::Start && store.listing == Listing::Trees {
-            let found = self.ask(store, prefix, None).await?;
-            page = self.whole_keys(store, prefix, &found)?;
+            page = match self.ask(store, prefix, None).await {
+                Ok(found) => self.whole_keys(store, prefix, &found)?,
+                // There are policies that allow no more than a directory's names.
+                Err(Errno::EACCES) => None,
+                Err(errno) => return Err(errno),
+            };
         }
         let page = if let Some(page) = page {
             page

@@ -277,7 +277,7 @@ async fn work(shard: Rc<Shard>, mut dirs: Dirs, inbox: Receiver<PartMessage>) {
             } => {
                 part.dest_complete = complete;
                 if is_unchanged {
-                    skip::count_entries(&shard, part.source_len());
+                    skip::count_entries(&shard, part.source());
                     part.set_unchanged();
                 }
                 break;

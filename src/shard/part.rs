@@ -61,7 +61,7 @@ impl Part {
             contents: skip::contents(shard, &dirs.node),
             is_unchanged: false,
             plan: Plan {
-                expected: skip::expected(shard, &dirs.node),
+                expected: skip::expected(shard, &dirs.node).into(),
                 source: shard.take_listing(),
                 source_dev: dirs.source.as_ref().map_or(0, Handle::dev),
                 in_hand: Some(in_hand),
@@ -184,7 +184,7 @@ impl Part {
             && self.source_complete
             && self.dirs.node.reach.is_whole()
             && !(options.one_file_system && is_mounted);
-        let listed = self.plan.expected.map(|_| batch.entries.clone());
+        let listed = self.plan.expected.get().map(|_| batch.entries.clone());
         let mut found = Vec::with_capacity(batch.len());
         for at in 0..batch.len() {
             let name = batch.name_bytes(&batch.entries[at]);
@@ -230,7 +230,7 @@ impl Part {
         let source = position.map(|position| &self.plan.source.entries[position]);
         // Those are in the plan.
         let is_dir = source.is_some_and(|source| source.kind() == Some(Kind::Dir));
-        if let Some(expected) = &mut self.plan.expected
+        if let Some(expected) = self.plan.expected.get_mut()
             && !is_dir
         {
             expected.keep(name, listed);

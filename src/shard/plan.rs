@@ -1,5 +1,6 @@
 //! What is to be done in one directory.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::Instant;
 
@@ -94,7 +95,7 @@ pub struct Plan {
     /// Other shards have the other names of the directory.
     pub(super) is_split: bool,
     /// What a listing of the destination will tell, when somebody is to remember that.
-    pub(super) expected: Option<Expected>,
+    pub(super) expected: Cell<Option<Expected>>,
 }
 
 impl Plan {
@@ -105,7 +106,7 @@ impl Plan {
 
     /// The plan is made: what it does is expected.
     pub(super) fn expect_changes(&mut self) {
-        let Some(expected) = &mut self.expected else {
+        let Some(expected) = self.expected.get_mut() else {
             return;
         };
         let name = |step: &Step| self.source.name_bytes(&self.source.entries[step.entry]);
@@ -118,6 +119,14 @@ impl Plan {
         }
         for _ in &self.removals {
             expected.remove();
+        }
+    }
+
+    /// A step has turned out to have nothing to do: the destination is as it should be. `size`: of the source.
+    pub fn leave(&self, name: &CStr, size: u64, dest: &Meta) {
+        if let Some(mut expected) = self.expected.get() {
+            expected.leave(name.to_bytes(), size, dest);
+            self.expected.set(Some(expected));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::model::unchanged::{
     Contents, Found, Note, Now, Row, Rows, Verdict, dest_digest, is_settled, name_digest,
     source_digest,
 };
-use crate::model::{Kind, Meta, Time};
+use crate::model::{Entry, Kind, Listing, Meta, Time};
 
 /// By what directories are taken for unchanged.
 #[derive(Clone, Default)]
@@ -294,21 +294,28 @@ pub(super) fn count_dir(shard: &Shard, node: &Node) {
 }
 
 /// Counts the entries of one: nobody looks at their copies.
-pub(super) fn count_entries(shard: &Shard, entries: usize) {
-    shard.tally().calls_saved.add(entries as u64);
+pub(super) fn count_entries(shard: &Shard, source: &Listing) {
+    // In a bucket files are asked for, each by itself, unless a listing tells all that is wanted.
+    let is_call = |entry: &Entry| {
+        let asks = !shard.shared.options.policy.dest_keeps_no_times;
+        shard.dest.has_dir_times() || asks && entry.kind() != Some(Kind::Dir)
+    };
+    let calls = source.entries.iter().filter(|entry| is_call(entry)).count();
+    shard.tally().calls_saved.add(calls as u64);
 }
 
 /// What a listing of the destination will tell of a directory, when somebody is to remember that.
 pub(super) fn expected(shard: &Shard, node: &Node) -> Option<Expected> {
     let is_asked = shard.shared.options.passing.rows().is_some() && !shard.dest.has_dir_times();
     let wanted = is_asked && contents(shard, node).is_some();
-    wanted.then(|| Expected::since(now()))
+    let at = now();
+    wanted.then(|| Expected::since(shard.dest.clock(at).unwrap_or(at)))
 }
 
 /// This run has made all names of a plan. From now on nobody changes them but others.
 pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs, plan: &Plan) {
     let node = &dirs.node;
-    if let Some(part) = &plan.expected {
+    if let Some(part) = &plan.expected.get() {
         let parts = if plan.is_split {
             shard.shared.shards()
         } else {
@@ -330,7 +337,11 @@ pub(super) async fn note_filled(shard: &Shard, dirs: &Dirs, plan: &Plan) {
 
 /// Looks once more at what this run has written, as soon as it is all there.
 async fn note_copies(shard: &Shard, node: &Node, dir: &Handle, expected: &Expected) {
-    if node.has_failed() || shard.cancelled() || node.found().is_none_or(|found| found.is_unchanged)
+    if node.has_failed()
+        || shard.cancelled()
+        || node
+            .found()
+            .is_none_or(|found| found.is_unchanged || found.contents.is_none())
     {
         return;
     }

@@ -176,7 +176,7 @@ async fn sync(shard: &Rc<Shard>, node: &Arc<Node>, visiting: Visiting<'_>, in_ha
     };
     if is_unchanged {
         skip::count_dir(shard, node);
-        skip::count_entries(shard, part.source_len());
+        skip::count_entries(shard, part.source());
         part.set_unchanged();
     } else {
         if hope.is_some() {

@@ -17,7 +17,7 @@ use crate::model::path::escape;
 /// one say nothing to the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobKey {
-    /// Absolute, without symlinks.
+    /// Absolute, without symlinks; of a bucket its URL, and where that was reached.
     pub source: Vec<u8>,
     pub dest: Vec<u8>,
     /// Every option that has a say in what the destination holds afterwards.

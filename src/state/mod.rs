@@ -133,7 +133,7 @@ pub struct State {
 
 impl State {
     /// Opens the state of a job in a directory, makes both when they are missing, and begins a run. `places`: each
-    /// filesystem of the destination, to be flushed when earlier runs did not. A dry run makes nothing, and gets nothing when
+    /// filesystem of the destination, to be flushed when earlier runs did not; none where all that is written is safe at once. A dry run makes nothing, and gets nothing when
     /// there is nothing.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl State {
             (Open::ToRead(Arc::new(db)), runs)
         } else {
             let db = Arc::new(open_database(&path).map_err(refuse)?);
-            let runs = begin(&db, job, purpose).map_err(refuse)??;
+            let runs = begin(&db, job, purpose, places.is_empty()).map_err(refuse)??;
             let writer = start_threads(&db, &runs, inbox, places)?;
             (Open::ToWrite { db, writer }, runs)
         };
@@ -361,7 +361,12 @@ fn damaged(path: &Path, id: &str, error: &StoreError) -> String {
 }
 
 /// Checks whose state this is, and begins a run. The inner error says that the file is not this job's.
-fn begin(db: &Database, job: &JobKey, purpose: Use) -> Result<Result<Runs, String>, StoreError> {
+fn begin(
+    db: &Database,
+    job: &JobKey,
+    purpose: Use,
+    is_durable: bool,
+) -> Result<Result<Runs, String>, StoreError> {
     let txn = db.begin_write()?;
     let owner = {
         let mut facts = txn.open_table(FACTS)?;
@@ -377,7 +382,10 @@ fn begin(db: &Database, job: &JobKey, purpose: Use) -> Result<Result<Runs, Strin
     }
     let runs = {
         let mut table = txn.open_table(runs::RUNS)?;
-        let runs = Runs::after(&table, purpose)?;
+        let mut runs = Runs::after(&table, purpose)?;
+        if is_durable {
+            runs.set_durable();
+        }
         runs.tell(&mut table)?;
         runs
     };

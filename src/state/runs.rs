@@ -44,7 +44,7 @@ pub struct RunRecord {
     pub ending: Ending,
     /// Names one start of one machine's kernel.
     boot: String,
-    /// The destination was flushed since.
+    /// The destination was flushed since, or needs not be.
     flushed: bool,
     /// Rows of runs before this one say nothing any more, for what they speak of may be in work.
     oldest: u32,
@@ -121,6 +121,11 @@ impl Runs {
         })
     }
 
+    /// What this run writes is on the destination's disks as soon as it is there.
+    pub(super) fn set_durable(&mut self) {
+        self.record.flushed = true;
+    }
+
     /// Writes that this run has begun.
     pub(super) fn tell(&self, table: &mut Table<'_, u32, &[u8]>) -> Result<(), StoreError> {
         put(table, self.current, &self.record)
@@ -174,7 +179,7 @@ impl Runs {
             let record = RunRecord {
                 ended: Some(now()),
                 ending,
-                flushed: flushed && ending != Ending::Void,
+                flushed: (flushed || self.record.flushed) && ending != Ending::Void,
                 ..self.record.clone()
             };
             put(&mut table, self.current, &record)?;

@@ -1,6 +1,7 @@
 //! `--incremental` and `--resume` with buckets: what was equal is known by listings alone.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -55,13 +56,19 @@ impl Job {
             }
         }
         fs::create_dir(job.src.join("empty")).unwrap();
-        settle();
+        job.settle();
         assert_eq!(job.sync(&["--delete"]).exits(0).count("files_copied"), 6);
         job
     }
 
     fn sync(&self, options: &[&str]) -> Outcome {
         self.run(&[&["--incremental"], options].concat())
+    }
+
+    /// What was changed before is no longer young afterwards, by the clock of files and by that of objects.
+    fn settle(&self) {
+        thread::sleep(Duration::from_millis(120));
+        self.scene.server.pass(3);
     }
 
     fn run(&self, options: &[&str]) -> Outcome {
@@ -96,11 +103,6 @@ impl Job {
     }
 }
 
-/// What was changed before is no longer young afterwards, by the clock of files and by that of objects.
-fn settle() {
-    thread::sleep(Duration::from_millis(1100));
-}
-
 #[test]
 fn a_run_after_an_upload_only_lists() {
     let job = Job::uploaded();
@@ -112,7 +114,7 @@ fn a_run_after_an_upload_only_lists() {
 fn a_tree_that_was_equal_before_is_asked_about_once() {
     let job = Job::uploaded();
     fs::remove_dir_all(job.scene.scratch.path().join("state")).unwrap();
-    settle();
+    job.settle();
     let asked = job.asked(|| {
         job.sync(&["--delete"]).exits(0);
     });
@@ -126,7 +128,7 @@ fn changes_in_the_source_are_uploaded_and_remembered() {
     fs::write(job.src.join("one/a"), "ONE").unwrap();
     fs::write(job.src.join("two/new"), "new").unwrap();
     fs::remove_file(job.src.join("two/deep/b")).unwrap();
-    settle();
+    job.settle();
     let told = job.sync(&["--delete"]);
     assert_eq!(told.exits(0).count("files_copied"), 2);
     assert_eq!(told.count("entries_deleted"), 1);
@@ -138,6 +140,27 @@ fn changes_in_the_source_are_uploaded_and_remembered() {
     job.finds_nothing_to_ask(&["--delete"]);
     assert_eq!(job.scene.server.body("to/one/a").unwrap(), b"ONE");
     assert!(job.scene.server.body("to/two/deep/b").is_none());
+}
+
+/// Whether these are to be written is seen only when they are looked at.
+#[test]
+fn symlinks_and_compared_contents_are_remembered_too() {
+    for options in [&["--delete"][..], &["--delete", "-c"]] {
+        let job = Job::uploaded();
+        symlink("a", job.src.join("one/link")).unwrap();
+        job.settle();
+        for contents in ["ONE", "Two"] {
+            job.sync(options).exits(0);
+            job.settle();
+            job.finds_nothing_to_ask(options);
+            fs::write(job.src.join("one/a"), contents).unwrap();
+            job.settle();
+        }
+        job.sync(options).exits(0);
+        assert_eq!(job.scene.server.body("to/one/a").unwrap(), b"Two");
+        job.settle();
+        job.finds_nothing_to_ask(options);
+    }
 }
 
 #[test]
@@ -160,7 +183,7 @@ fn what_others_do_to_the_bucket_is_seen() {
     for (what, change) in changes {
         let job = Job::uploaded();
         let keys = job.scene.server.keys();
-        settle();
+        job.settle();
         change(&job.scene.server);
         job.sync(&["--delete"]).exits(0);
         assert_eq!(job.scene.server.keys(), keys, "{what}");
@@ -168,8 +191,6 @@ fn what_others_do_to_the_bucket_is_seen() {
         assert_eq!(body, b"one", "{what}");
         let mtime = job.scene.server.metadata("to/one/a", "file-mtime");
         assert_ne!(mtime.as_deref(), Some(POSIX[0].1), "{what}");
-        settle();
-        job.sync(&["--delete"]).exits(0);
         job.finds_nothing_to_ask(&["--delete"]);
     }
 }
@@ -182,11 +203,11 @@ fn what_others_do_meanwhile_is_not_taken_for_ours() {
         fs::create_dir(job.src.join("one")).unwrap();
         fs::write(job.src.join("one/a"), "one").unwrap();
         fs::write(job.src.join("one/b"), "one").unwrap();
-        settle();
+        job.settle();
         job.sync(&["--delete"]).exits(0);
-        settle();
+        job.settle();
         fs::write(job.src.join("one/a"), "changed").unwrap();
-        settle();
+        job.settle();
         job.scene.server.faults(move |request| {
             let is_ours = matches!(request, Request::Put(key) if key == "to/one/a");
             is_ours.then_some(Fault::Meanwhile(name))
@@ -237,7 +258,7 @@ fn an_upload_that_was_stopped_is_resumed_without_questions() {
             fs::write(job.src.join(dir).join(name), dir).unwrap();
         }
     }
-    settle();
+    job.settle();
     let looked_again = Arc::new(AtomicBool::new(false));
     let (told, mut written) = (looked_again.clone(), 0);
     job.scene.server.faults(move |request| {

@@ -1,6 +1,7 @@
 //! A server of S3 in memory: listings, objects that are read, written, copied and deleted, in parts too, with ranges and
 //! conditions, and the faults that a test orders. It takes any credentials, and notes what it was asked for.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// When the objects of a test were written.
 pub(crate) const MODIFIED: i64 = 1_700_000_000;
@@ -85,6 +86,11 @@ struct Upload {
     parts: BTreeMap<u32, Arc<Vec<u8>>>,
 }
 
+thread_local! {
+    /// Seconds that the server is ahead, for the dates of its answers.
+    static AHEAD: Cell<i64> = const { Cell::new(0) };
+}
+
 type Faults = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
 
 struct State {
@@ -95,6 +101,8 @@ struct State {
     /// Of objects and uploads so far.
     count: u32,
     seen: Vec<Request>,
+    /// Seconds that its clock is ahead of that of the machine.
+    ahead: i64,
     faults: Faults,
     page: usize,
 }
@@ -115,6 +123,7 @@ impl Server {
             headers: HashMap::new(),
             count: 0,
             seen: Vec::new(),
+            ahead: 0,
             faults: Box::new(|_| None),
             page: 1000,
         }));
@@ -158,8 +167,14 @@ impl Server {
     pub(crate) fn overwrite(&self, key: &str, body: &[u8], metadata: &[(&str, &str)]) {
         self.put(key, body, metadata);
         let mut state = self.state();
+        let now = state.now();
         let object = state.objects.get_mut(key).unwrap();
-        object.modified = Timestamp::now().as_second();
+        object.modified = now;
+    }
+
+    /// Lets time go by, for the server.
+    pub(crate) fn pass(&self, seconds: i64) {
+        self.state().ahead += seconds;
     }
 
     /// The contents of an object.
@@ -367,9 +382,14 @@ fn keys_in(xml: &str) -> Vec<String> {
 }
 
 impl State {
+    /// In whole seconds since 1970.
+    fn now(&self) -> i64 {
+        Timestamp::now().as_second() + self.ahead
+    }
+
     fn insert(&mut self, key: &str, body: Arc<Vec<u8>>, metadata: Vec<(String, String)>) -> String {
         self.count += 1;
-        let object = Object::new(body, metadata, Timestamp::now().as_second());
+        let object = Object::new(body, metadata, self.now());
         let etag = object.etag.clone();
         self.objects.insert(key.to_owned(), object);
         etag
@@ -539,6 +559,7 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
     };
     let request = asked.request(&key);
     let mut state = state.lock().unwrap();
+    AHEAD.set(state.ahead);
     let fault = (state.faults)(&request);
     state.seen.push(request.clone());
     if let Some(Fault::Status(status)) = fault {
@@ -738,7 +759,8 @@ fn send(
 }
 
 fn send_head(mut stream: &TcpStream, status: &str, headers: &[(String, String)]) -> bool {
-    let date = Timestamp::now().strftime(HTTP_DATE);
+    let now = Timestamp::now() + SignedDuration::from_secs(AHEAD.get());
+    let date = now.strftime(HTTP_DATE);
     let mut head = format!("HTTP/1.1 {status}\r\nDate: {date}\r\n");
     for (name, value) in headers {
         write!(head, "{name}: {value}\r\n").unwrap();

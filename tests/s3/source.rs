@@ -468,7 +468,8 @@ fn what_may_not_be_read_costs_only_itself() {
         Request::List(prefix) if prefix == "p/d/" => Some(Fault::Status(403)),
         _ => None,
     });
-    scene.sync(&["--delete"]).exits(23);
+    let told = scene.sync(&["--delete", "--s3-listing", "directories"]);
+    told.exits(23);
     assert_eq!(
         scene.files(),
         ["a", "b", "c", "d/1"].map(str::to_owned).into()

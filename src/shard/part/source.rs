@@ -121,6 +121,10 @@ impl Part {
         }
     }
 
+    pub(in crate::shard) fn source(&self) -> &Listing {
+        &self.plan.source
+    }
+
     /// How many names the index has, or is to have next.
     pub(in crate::shard) fn source_len(&self) -> usize {
         self.plan.source.len()
