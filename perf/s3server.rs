@@ -1,5 +1,5 @@
 //! The S3 server of the tests, for measuring: prints its URL; for each line that it reads, prints what it was asked for since
-//! the last one, and ends with its input. Nothing is kept.
+//! the last one, and ends with its input. Nothing is kept. An argument says how many milliseconds an answer takes.
 #![allow(dead_code, clippy::unwrap_used)] // Tests ask it for more.
 
 #[path = "../tests/s3/server.rs"]
@@ -7,11 +7,16 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
+use std::time::Duration;
 
-use server::{Request, Server};
+use server::{Fault, Request, Server};
 
 fn main() {
     let server = Server::start();
+    if let Some(millis) = std::env::args().nth(1) {
+        let latency = Duration::from_millis(millis.parse().unwrap());
+        server.faults(move |_| Some(Fault::Delay(latency)));
+    }
     println!("{}", server.url());
     for line in std::io::stdin().lock().lines() {
         if line.is_err() {

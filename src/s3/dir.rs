@@ -15,6 +15,7 @@ use super::attributes::{self, Listed};
 use super::delete::delete;
 use super::failure::{errno_of, errno_of_list};
 use super::listing::{Cursor, Page, told};
+use super::ranges::Ranges;
 use super::store::Store;
 use super::subtree::Subtree;
 use crate::io::Reply;
@@ -28,18 +29,31 @@ const KEY_BYTES_MAX: usize = 1024;
 pub(super) struct Dir {
     /// Empty, or with a slash at its end.
     prefix: String,
-    cursor: Mutex<Cursor>,
+    listing: Mutex<Progress>,
     /// What another directory's listing has told of this one.
     known: Option<Arc<Subtree>>,
     /// What the last listing of this one has told of those below, for all who opened it.
     subtree: Arc<Slot<Option<Arc<Subtree>>>>,
 }
 
+/// How far the listing of a directory has got.
+enum Progress {
+    One(Cursor),
+    /// It is a large one.
+    Many(Ranges),
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::One(Cursor::default())
+    }
+}
+
 impl Dir {
     pub(super) fn new(prefix: String) -> Self {
         Self {
             prefix,
-            cursor: Mutex::default(),
+            listing: Mutex::default(),
             known: None,
             subtree: Arc::default(),
         }
@@ -138,7 +152,11 @@ impl Dir {
     }
 
     async fn page(&self, store: &Arc<Store>) -> Result<(Page, bool), Errno> {
-        let mut cursor = self.cursor.lock().await;
+        let mut listing = self.listing.lock().await;
+        let cursor = match &mut *listing {
+            Progress::One(cursor) => cursor,
+            Progress::Many(ranges) => return ranges.next().await,
+        };
         let known = self.known.as_ref().filter(|_| cursor.is_at_start());
         if let Some(keys) = known.and_then(|known| known.below(&self.prefix)) {
             return Ok((cursor.take(&self.prefix, keys), false));
@@ -148,6 +166,10 @@ impl Dir {
         if is_first {
             let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
             *told = page.subtree.take();
+        }
+        if cursor.is_long() {
+            let rest = std::mem::take(cursor);
+            *listing = Progress::Many(Ranges::new(store, &self.prefix, rest));
         }
         Ok((page, more))
     }

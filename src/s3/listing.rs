@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::types::EncodingType;
 use nix::errno::Errno;
 use percent_encoding::percent_decode_str;
@@ -47,9 +48,17 @@ pub(super) struct Cursor {
     ended: bool,
     /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
     shorter: Vec<String>,
-    /// The last of the keys that were told as a whole. The directory that it is in comes once more; and there are servers that begin
-    /// anew.
-    floor: Vec<u8>,
+    /// Keys before this one are not its own: they were told as a whole, or are somebody else's. A directory that such a key is in may
+    /// come once more; and there are servers that begin anew.
+    start: Vec<u8>,
+    /// Nor are keys from this one on.
+    end: Option<Vec<u8>>,
+    /// The last key so far.
+    last: Vec<u8>,
+    /// Keys have come as they are sorted.
+    in_order: bool,
+    /// So many were told.
+    pages: usize,
 }
 
 impl Default for Cursor {
@@ -59,7 +68,11 @@ impl Default for Cursor {
             is_empty: true,
             ended: false,
             shorter: Vec::new(),
-            floor: Vec::new(),
+            start: Vec::new(),
+            end: None,
+            last: Vec::new(),
+            in_order: true,
+            pages: 0,
         }
     }
 }
@@ -78,6 +91,7 @@ impl Cursor {
         if self.ended {
             return Ok((Page::default(), false));
         }
+        self.pages += 1;
         let mut page = None;
         if self.from == From::Start && store.listing == Listing::Trees {
             page = match self.ask(store, prefix, None).await {
@@ -121,21 +135,11 @@ impl Cursor {
             From::After(key) => (Some(key.clone()), None),
             From::Token(token) => (None, Some(token.clone())),
         };
-        let request = store
-            .client
-            .list_objects_v2()
-            .bucket(&store.bucket)
-            .prefix(prefix)
+        let request = page_of(store, prefix)
             .set_delimiter(delimiter.map(str::to_owned))
-            .encoding_type(EncodingType::Url)
             .set_start_after(after)
             .set_continuation_token(token);
-        let asking = store.clone();
-        let sent = async move {
-            let sent = asking.in_turn(request.send()).await;
-            sent.map_err(|error| errno_of_list(&error))
-        };
-        store.run(sent).await
+        ask(store, request).await
     }
 
     /// Takes what was told of all keys below the prefix, or of the first of them; nothing when that does not say where the names of
@@ -159,7 +163,9 @@ impl Cursor {
             let Some(Ok(last)) = last else {
                 return Ok(None);
             };
-            self.floor = last.clone().into_bytes();
+            self.last = last.clone().into_bytes();
+            // The next key that there can be.
+            self.start = [&self.last[..], b"\0"].concat();
             self.from = From::After(last);
         }
         self.is_empty &= keys.is_empty();
@@ -184,7 +190,14 @@ impl Cursor {
             names.push((key, None));
         }
         self.is_empty &= names.is_empty();
-        names.retain(|(key, _)| *key > self.floor);
+        let is_own = |key: &Vec<u8>| *key >= self.start && !self.is_beyond(key);
+        let is_last = names.iter().any(|(key, _)| self.is_beyond(key));
+        names.retain(|(key, _)| is_own(key));
+        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if let (Some((first, _)), Some((last, _))) = (names.first(), names.last()) {
+            self.in_order &= *first >= self.last;
+            self.last.clone_from(last);
+        }
         if found.is_truncated() == Some(true) {
             let token = found.next_continuation_token.clone();
             let token = token.map(From::Token).filter(|token| *token != self.from);
@@ -193,7 +206,42 @@ impl Cursor {
         } else {
             self.ended = true;
         }
+        self.ended |= is_last && self.in_order;
         Ok(self.sort_out(prefix, names))
+    }
+
+    fn is_beyond(&self, key: &[u8]) -> bool {
+        self.end.as_ref().is_some_and(|end| key >= end.as_slice())
+    }
+
+    /// Whether so many pages have come, and are to come, that others may well list a part of the rest. Only where keys are sorted.
+    pub(super) fn is_long(&self) -> bool {
+        const PAGES: usize = 3;
+        let is_begun = !matches!(self.from, From::After(_));
+        self.pages >= PAGES && is_begun && self.in_order && !self.ended
+    }
+
+    /// Leaves the keys from `end` on to somebody else.
+    pub(super) fn end_before(&mut self, end: &str) {
+        self.end = Some(end.as_bytes().to_vec());
+    }
+
+    /// The last key so far, and the first that is not its own.
+    pub(super) fn rest(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.last, self.end.as_deref())
+    }
+
+    /// What is left of this one from the key `start` on. `after`: a key before it, and as near as can be.
+    pub(super) fn beyond(&self, start: &str, after: String) -> Self {
+        Self {
+            from: From::After(after),
+            is_empty: false,
+            start: start.as_bytes().to_vec(),
+            end: self.end.clone(),
+            last: start.as_bytes().to_vec(),
+            pages: self.pages,
+            ..Self::default()
+        }
     }
 
     /// `keys` come with what is known of their objects, and common prefixes without.
@@ -239,6 +287,44 @@ impl Cursor {
         }
         page
     }
+}
+
+fn page_of(store: &Store, prefix: &str) -> ListObjectsV2FluentBuilder {
+    let request = store.client.list_objects_v2().bucket(&store.bucket);
+    request.prefix(prefix).encoding_type(EncodingType::Url)
+}
+
+async fn ask(
+    store: &Arc<Store>,
+    request: ListObjectsV2FluentBuilder,
+) -> Result<ListObjectsV2Output, Errno> {
+    let asking = store.clone();
+    let sent = async move {
+        let sent = asking.in_turn(request.send()).await;
+        sent.map_err(|error| errno_of_list(&error))
+    };
+    store.run(sent).await
+}
+
+/// The first name of a directory behind a key: the key of an object, or what those of a subdirectory begin with.
+///
+/// # Errors
+/// See [`errno_of`], and EPROTO when the answer has neither a name nor an end.
+pub(super) async fn first_name(
+    store: &Arc<Store>,
+    prefix: &str,
+    after: String,
+) -> Result<Option<Vec<u8>>, Errno> {
+    let request = page_of(store, prefix).delimiter(DELIMITER);
+    let found = ask(store, request.start_after(after).max_keys(1)).await?;
+    let keys = found.contents().iter().filter_map(|object| object.key());
+    let dirs = found.common_prefixes().iter();
+    let first = keys.chain(dirs.filter_map(|dir| dir.prefix())).min();
+    let first = first.map(|key| told(key, found.encoding_type()));
+    if first.is_none() && found.is_truncated() == Some(true) {
+        return Err(Errno::EPROTO);
+    }
+    Ok(first)
 }
 
 /// # Errors

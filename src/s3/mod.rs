@@ -25,6 +25,8 @@ mod options;
 #[cfg(feature = "s3")]
 mod probe;
 #[cfg(feature = "s3")]
+mod ranges;
+#[cfg(feature = "s3")]
 mod store;
 #[cfg(feature = "s3")]
 mod subtree;

@@ -199,6 +199,10 @@ impl Store {
         }
     }
 
+    pub(super) fn handle(&self) -> &tokio::runtime::Handle {
+        self.runtime().handle()
+    }
+
     /// For threads without an executor.
     pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime().block_on(future)

@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,6 +53,8 @@ pub(crate) enum Fault {
     Reset,
     /// It is carried out, and nobody is told.
     LostReply,
+    /// All goes well, and later.
+    Delay(Duration),
     /// All goes well, and somebody else writes this object.
     Meanwhile(&'static str),
 }
@@ -542,7 +545,7 @@ fn encode(text: &str) -> String {
 }
 
 /// Whether the connection goes on.
-fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
+fn answer(stream: &TcpStream, shared: &Mutex<State>, asked: &Asked) -> bool {
     let key = asked.path.strip_prefix("/bucket");
     let key = key.map(|key| key.strip_prefix('/').unwrap_or(key).to_owned());
     let is_head = asked.method == "HEAD";
@@ -558,10 +561,15 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, asked: &Asked) -> bool {
         return fail(404, "NoSuchBucket");
     };
     let request = asked.request(&key);
-    let mut state = state.lock().unwrap();
+    let mut state = shared.lock().unwrap();
     AHEAD.set(state.ahead);
     let fault = (state.faults)(&request);
     state.seen.push(request.clone());
+    if let Some(Fault::Delay(time)) = fault {
+        drop(state);
+        thread::sleep(time);
+        state = shared.lock().unwrap();
+    }
     if let Some(Fault::Status(status)) = fault {
         drop(state);
         let code = if status == 503 {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::server::{Fault, MODIFIED, Request};
 use crate::support::is_root;
+use crate::support::rng::Rng;
 use crate::{POSIX, RCLONE, Scene, heads, noise};
 
 #[test]
@@ -325,6 +326,81 @@ fn trees_are_listed_in_as_few_requests_as_can_be() {
     }
 }
 
+/// Short names of a few bytes that sort before and behind slashes, so that all kinds of neighbours occur.
+fn odd_key(random: &mut Rng) -> String {
+    const PARTS: [&str; 12] = [
+        "0", "1", "9", "A", "z", "-", ".", " ", "~", "/", "\u{e9}", "img",
+    ];
+    let len = 1 + random.below(5);
+    let key: String = (0..len).map(|_| PARTS[random.below(PARTS.len())]).collect();
+    format!("p/{key}")
+}
+
+/// What is divided among several who list it is what one would have found, with all that is wrong with it.
+#[test]
+fn large_directories_are_listed_from_several_keys_on() {
+    for seed in 0..5 {
+        let scene = Scene::new();
+        let mut random = Rng::new(seed);
+        for _ in 0..250 {
+            scene.server.put(&odd_key(&mut random), b"1", POSIX);
+        }
+        for number in 0..200 {
+            let name = format!("p/img-{:04}", number * (seed + 1));
+            scene.server.put(&name, b"1", POSIX);
+        }
+        if seed % 2 == 0 {
+            scene.server.put("p/img/1", b"1", POSIX);
+        }
+        let scan = |options: &[&str]| {
+            let told = scene.run("scan", "s3://bucket/p", options);
+            let mut errors: Vec<String> = told.err().lines().map(str::to_owned).collect();
+            errors.sort();
+            let counts = told.out().lines().nth(1).unwrap_or_default().to_owned();
+            (counts, errors, scene.server.seen())
+        };
+        let (expected, errors, _) = scan(&[]);
+        assert!(!errors.is_empty(), "slashes in the wrong places");
+        for page in [3, 10, 40] {
+            scene.server.page(page);
+            for listing in ["trees", "directories"] {
+                let (counts, met, seen) = scan(&["--s3-listing", listing]);
+                assert_eq!(counts, expected, "seed {seed}, {page} on a page, {listing}");
+                assert_eq!(met, errors, "seed {seed}, {page} on a page, {listing}");
+                let most = 40 + 6 * 450 / page;
+                assert!(seen.len() < most, "{} requests with {page}", seen.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_directory_of_which_a_part_cannot_be_listed_loses_nothing() {
+    let scene = Scene::new();
+    for number in 0..200 {
+        scene.server.put(&format!("p/{number:03}"), b"1", POSIX);
+    }
+    scene.sync(&[]).exits(0);
+    for number in 100..110 {
+        scene.server.remove(&format!("p/{number:03}"));
+    }
+    scene.server.page(5);
+    for status in [403, 404] {
+        let mut count = 0;
+        scene.server.faults(move |request| {
+            count += u32::from(matches!(request, Request::List(_)));
+            // From then on none that is asked for again goes well either.
+            (count > 25).then_some(Fault::Status(status))
+        });
+        let told = scene.sync(&["--delete"]);
+        told.exits(23);
+        assert_eq!(scene.files().len(), 200, "{}", told.describe());
+    }
+    scene.server.faults(|_| None);
+    scene.sync(&["--delete"]).exits(0);
+    assert_eq!(scene.files().len(), 190);
+}
+
 #[test]
 fn a_giant_directory_is_split_over_shards() {
     const KEYS: usize = 70_000;
@@ -339,11 +415,8 @@ fn a_giant_directory_is_split_over_shards() {
         told.describe()
     );
     let lists = scene.server.seen().len();
-    assert_eq!(
-        lists,
-        1 + KEYS / 1000,
-        "each page once, and one look before"
-    );
+    // Each page once, and some looks where keys are.
+    assert!((KEYS / 1000..KEYS / 1000 * 2).contains(&lists), "{lists}");
 }
 
 #[test]

@@ -1,0 +1,291 @@
+//! The rest of a large directory, listed from several keys on at once: a page takes its time with a server, however near.
+//!
+//! One worker lists what is left. While there are fewer than the most, each worker looks for a key in the midst of what it has
+//! still to list, and leaves what comes from there on to another one. A worker begins and ends with its range, so nothing is told twice; a
+//! listing is whole when all have ended well.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::dir::head;
+use super::listing::{Cursor, Page, first_name};
+use super::store::Store;
+
+/// Workers of one directory.
+const WORKERS_MAX: usize = 16;
+/// Pages that nobody has taken yet.
+const PAGES_MAX: usize = 8;
+/// Bytes of names that keys are divided by.
+const FIRST: u8 = b'0';
+const BEYOND: u8 = b'z' + 1;
+/// Looks for where keys are, between two pages.
+const LOOKS_MAX: usize = 8;
+/// How far a key is extended to find one between two that are near each other.
+const DEPTH_MAX: usize = 16;
+
+/// What workers tell.
+enum Told {
+    Page(Page),
+    Failure(Errno),
+    /// A range for another worker.
+    Begin(Cursor, OwnedSemaphorePermit, Sender<Told>),
+}
+
+pub(super) struct Ranges {
+    told: Receiver<Told>,
+    workers: JoinSet<()>,
+    job: Arc<Job>,
+}
+
+/// What the workers have in common.
+struct Job {
+    store: Arc<Store>,
+    prefix: String,
+    places: Arc<Semaphore>,
+    /// Of keys that begin a divide: whether there is an object of that name.
+    known: Mutex<HashMap<String, bool>>,
+}
+
+impl Ranges {
+    /// Goes on where a cursor is.
+    pub(super) fn new(store: &Arc<Store>, prefix: &str, cursor: Cursor) -> Self {
+        let (sender, told) = channel(PAGES_MAX);
+        let mut ranges = Self {
+            told,
+            workers: JoinSet::new(),
+            job: Arc::new(Job {
+                store: store.clone(),
+                prefix: prefix.to_owned(),
+                places: Arc::new(Semaphore::new(WORKERS_MAX - 1)),
+                known: Mutex::default(),
+            }),
+        };
+        ranges.begin(cursor, None, sender);
+        ranges
+    }
+
+    fn begin(&mut self, cursor: Cursor, place: Option<OwnedSemaphorePermit>, sender: Sender<Told>) {
+        let work = self.job.clone().work(cursor, sender);
+        let work = async move {
+            work.await;
+            drop(place);
+        };
+        self.workers.spawn_on(work, self.job.store.handle());
+    }
+
+    /// The next page of whichever range, and whether there may be more. An empty one is the last.
+    ///
+    /// # Errors
+    /// The first that a worker met; ECANCELED when the run ends.
+    pub(super) async fn next(&mut self) -> Result<(Page, bool), Errno> {
+        let store = self.job.store.clone();
+        store.unless_it_ends(self.next_page()).await
+    }
+
+    async fn next_page(&mut self) -> Result<(Page, bool), Errno> {
+        loop {
+            match self.told.recv().await {
+                Some(Told::Page(page)) => return Ok((page, true)),
+                Some(Told::Failure(errno)) => return Err(errno),
+                Some(Told::Begin(cursor, place, sender)) => {
+                    self.begin(cursor, Some(place), sender);
+                }
+                None => break,
+            }
+        }
+        while let Some(ended) = self.workers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a listing was lost");
+                return Err(Errno::EIO);
+            }
+        }
+        Ok((Page::default(), false))
+    }
+}
+
+impl Job {
+    async fn work(self: Arc<Self>, mut cursor: Cursor, sender: Sender<Told>) {
+        loop {
+            if let Some((beyond, place)) = self.divide(&mut cursor).await {
+                let begin = Told::Begin(beyond, place, sender.clone());
+                if sender.send(begin).await.is_err() {
+                    return;
+                }
+            }
+            let told = cursor.next(&self.store, &self.prefix).await;
+            let (told, more) = match told {
+                Ok((page, more)) => (Told::Page(page), more),
+                Err(errno) => (Told::Failure(errno), false),
+            };
+            // Nobody listens any more when the directory is closed.
+            if sender.send(told).await.is_err() || !more {
+                return;
+            }
+        }
+    }
+
+    /// Leaves a part of what is left to somebody else, when there is a place for one, and enough to do.
+    async fn divide(&self, cursor: &mut Cursor) -> Option<(Cursor, OwnedSemaphorePermit)> {
+        if !cursor.is_long() {
+            return None;
+        }
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        for _ in 0..LOOKS_MAX {
+            let (last, end) = cursor.rest();
+            let divide = between(last, end, self.prefix.len())?;
+            if !self.parts_no_name(&divide.key).await? {
+                return None;
+            }
+            // When that cannot be told now, the one who would have asked lists it all.
+            let found = first_name(&self.store, &self.prefix, divide.before.clone()).await;
+            let is_empty = match found.ok()? {
+                None => true,
+                Some(first) => end.is_some_and(|end| first.as_slice() >= end),
+            };
+            let beyond = cursor.beyond(&divide.key, divide.before);
+            cursor.end_before(&divide.key);
+            if !is_empty {
+                return Some((beyond, place));
+            }
+        }
+        None
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no object on this side of a key can have the name of a directory on its other side. Nobody would see that they have
+    /// one name.
+    async fn parts_no_name(&self, key: &str) -> Option<bool> {
+        for (at, byte) in key.bytes().enumerate().skip(self.prefix.len() + 1) {
+            if byte > b'/' {
+                continue;
+            }
+            let name = &key[..at];
+            let known = self.known().get(name).copied();
+            let is_object = if let Some(is_object) = known {
+                is_object
+            } else {
+                let is_object = match head(&self.store, name).await {
+                    Ok(_) => true,
+                    Err(Errno::ENOENT) => false,
+                    Err(_) => return None,
+                };
+                self.known().insert(name.to_owned(), is_object);
+                is_object
+            };
+            if is_object {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+}
+
+/// A key that divides others, and one before it with next to nothing between them.
+#[derive(Debug, PartialEq, Eq)]
+struct Divide {
+    key: String,
+    before: String,
+}
+
+/// Divides the keys between `last` and `end`, or the end of the directory. Nothing where they are too near each other.
+fn between(last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
+    let end = end.unwrap_or_default();
+    let name_end = last.iter().skip(prefix).position(|byte| *byte == b'/');
+    let name = &last[..name_end.map_or(last.len(), |at| prefix + at)];
+    let pairs = name.iter().zip(end);
+    let alike = pairs.take_while(|(one, other)| one == other).count();
+    let alike = alike.max(prefix);
+    // Longer names than the last one are not looked for.
+    for at in alike..name.len().min(alike + DEPTH_MAX) {
+        let byte = name[at];
+        let low = byte.max(FIRST - 1);
+        // Behind the first byte that differs, all is free.
+        let limit = end.get(at).filter(|_| at == alike);
+        let high = limit.copied().unwrap_or(BEYOND).min(beyond_its_kind(byte));
+        let middle = low + high.saturating_sub(low) / 2;
+        let Ok(common) = std::str::from_utf8(&name[..at]) else {
+            continue;
+        };
+        if middle > low && middle < high {
+            let (middle, before) = (char::from(middle), char::from(middle - 1));
+            return Some(Divide {
+                key: format!("{common}{middle}"),
+                before: format!("{common}{before}~"),
+            });
+        }
+    }
+    None
+}
+
+/// Where there is a digit, there are digits in other names, mostly.
+fn beyond_its_kind(byte: u8) -> u8 {
+    match byte {
+        b'0'..=b'9' => b'9' + 1,
+        b'A'..=b'Z' => b'Z' + 1,
+        _ => BEYOND,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(last: &str, end: Option<&str>) -> Option<String> {
+        let divide = between(last.as_bytes(), end.map(str::as_bytes), 2)?;
+        let Divide { key, before } = divide;
+        assert!(last < key.as_str(), "{last} {key}");
+        assert!(end.is_none_or(|end| key.as_str() < end), "{key} {end:?}");
+        assert!(
+            before < key && last <= before.as_str(),
+            "{last} {before} {key}"
+        );
+        Some(key)
+    }
+
+    #[test]
+    fn a_divide_is_between_two_keys() {
+        for (last, end, divide) in [
+            ("p/a", None, "p/n"),
+            ("p/img-0099", None, "p/r"),
+            ("p/img-0099", Some("p/r"), "p/m"),
+            ("p/img-0099", Some("p/j"), "p/it"),
+            ("p/img-0099", Some("p/in"), "p/imq"),
+            ("p/img-0099", Some("p/img-1"), "p/img-05"),
+            ("p/img-0019", Some("p/img-01"), "p/img-005"),
+            ("p/za", None, "p/zn"),
+            ("p/A0", None, "p/N"),
+        ] {
+            assert_eq!(key(last, end).as_deref(), Some(divide), "{last} {end:?}");
+        }
+        assert_eq!(key("p/img-0099", Some("p/img-01")), None);
+        assert_eq!(key("p/zz", None), None);
+    }
+
+    #[test]
+    fn names_are_not_divided_behind_their_slash() {
+        for last in ["p/a/", "p/some/", "p/zza/"] {
+            let divided = key(last, None).unwrap();
+            assert!(!divided[2..].contains('/'), "{divided}");
+        }
+    }
+
+    #[test]
+    fn ranges_shrink_until_nothing_is_between() {
+        let last = "p/img-0099.jpg";
+        let mut end = key(last, None);
+        let mut steps = 0;
+        while let Some(now) = end {
+            end = key(last, Some(&now));
+            steps += 1;
+        }
+        assert!((10..100).contains(&steps), "{steps}");
+    }
+}
