@@ -180,10 +180,13 @@ impl Store {
             .bucket(&self.bucket)
             .prefix(&url.prefix)
             .encoding_type(EncodingType::Url)
-            .max_keys(1)
-            .customize()
-            .config_override(retries(FIRST_ATTEMPTS_MAX));
-        let found = self.block_on(request.send());
+            .max_keys(1);
+        let impatient = request.clone().customize();
+        let impatient = impatient.config_override(retries(FIRST_ATTEMPTS_MAX));
+        let found = match self.block_on(impatient.send()) {
+            Err(error) if is_somebody_there(&error) => self.block_on(request.send()),
+            found => found,
+        };
         let found = found.map_err(|error| words(&error))?;
         let is_empty = found.contents().is_empty() && found.is_truncated() != Some(true);
         if is_empty && !url.prefix.is_empty() && side == Side::Source {
@@ -351,6 +354,19 @@ pub(super) fn patient(bytes: u64) -> aws_sdk_s3::config::Builder {
         .operation_timeout(PATIENCE * ATTEMPTS_MAX)
         .build();
     aws_sdk_s3::config::Builder::new().timeout_config(timeouts)
+}
+
+/// Whether a server may answer the next time, that has not done so well.
+fn is_somebody_there<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    match error {
+        SdkError::ServiceError(error) => {
+            let status = error.raw().status().as_u16();
+            status == 429 || status >= 500
+        }
+        // A connection that broke off; one that cannot be had is another kind.
+        SdkError::DispatchFailure(failure) => failure.is_other(),
+        _ => false,
+    }
 }
 
 fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {

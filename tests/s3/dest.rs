@@ -356,7 +356,9 @@ fn a_dry_run_writes_nothing() {
 
 #[test]
 fn what_passes_is_repeated_and_leaves_nothing_behind() {
-    let kinds: [(&str, IsKind); 5] = [
+    let kinds: [(&str, IsKind); 7] = [
+        ("list", |request| matches!(request, Request::List(_))),
+        ("head", |request| matches!(request, Request::Head(_))),
         ("put", |request| matches!(request, Request::Put(_))),
         ("begin", |request| matches!(request, Request::Begin(_))),
         ("part", |request| matches!(request, Request::Part(..))),
@@ -370,7 +372,8 @@ fn what_passes_is_repeated_and_leaves_nothing_behind() {
     std::thread::scope(|scope| {
         for (name, is_kind) in kinds {
             scope.spawn(move || {
-                for fault in [Fault::Status(503), Fault::Reset, Fault::LostReply] {
+                let late = Fault::Delay(Duration::from_millis(300));
+                for fault in [Fault::Status(503), Fault::Reset, Fault::LostReply, late] {
                     strike_twice(name, is_kind, fault);
                 }
             });
@@ -383,6 +386,7 @@ fn strike_twice(name: &str, is_kind: IsKind, fault: Fault) {
     let large = noise(20 << 20);
     sending.write("large", &large);
     sending.write("small", b"small");
+    sending.scene.server.put("p/small", b"other", POSIX);
     sending.scene.server.put("p/old/1", b"x", POSIX);
     sending.scene.server.put("p/old/2", b"x", POSIX);
     let mut left = 2;

@@ -1,6 +1,7 @@
 //! Buckets on either side: what is in one arrives in the other, whatever the server does meanwhile, and nothing else does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod conformance;
 mod dest;
 mod remembering;
 mod server;
@@ -54,17 +55,8 @@ impl Scene {
 
     /// A command on buckets of the scene's server.
     fn command(&self, places: &[&str], options: &[&str]) -> Command {
-        let mut ringsync = support::command(support::BINARY, places);
-        // Nobody's own settings have a say.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
-            ringsync.env_remove(name);
-        }
-        ringsync
-            .args(["--endpoint-url", &self.server.url()])
-            .args(options)
-            .env("HOME", self.scratch.path())
-            .env("AWS_ACCESS_KEY_ID", "key")
-            .env("AWS_SECRET_ACCESS_KEY", "secret");
+        let mut ringsync = bucket_command(self.scratch.path(), places, options);
+        ringsync.args(["--endpoint-url", &self.server.url()]);
         ringsync
     }
 
@@ -82,6 +74,21 @@ impl Scene {
     fn read(&self, path: &str) -> Vec<u8> {
         fs::read(self.dst.join(path)).unwrap()
     }
+}
+
+/// A command on buckets, of which only the server is still to be said.
+fn bucket_command(home: &Path, places: &[&str], options: &[&str]) -> Command {
+    let mut ringsync = support::command(support::BINARY, places);
+    // Nobody's own settings have a say.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        ringsync.env_remove(name);
+    }
+    ringsync
+        .args(options)
+        .env("HOME", home)
+        .env("AWS_ACCESS_KEY_ID", "key")
+        .env("AWS_SECRET_ACCESS_KEY", "secret");
+    ringsync
 }
 
 fn collect(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {

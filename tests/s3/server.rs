@@ -582,13 +582,18 @@ fn answer(stream: &TcpStream, shared: &Mutex<State>, asked: &Asked) -> bool {
     if let Some(Fault::Meanwhile(key)) = fault {
         state.insert(key, Arc::new(b"theirs".to_vec()), Vec::new());
     }
-    if matches!(fault, Some(Fault::Reset)) {
-        return false;
-    }
-    if !matches!(
+    let only_read = matches!(
         request,
         Request::List(_) | Request::Head(_) | Request::Get(_)
+    );
+    // What is only read leaves no trace.
+    if matches!(
+        (fault, only_read),
+        (Some(Fault::Reset), _) | (Some(Fault::LostReply), true)
     ) {
+        return false;
+    }
+    if !only_read {
         let changed = state.change(&request, asked);
         drop(state);
         if matches!(fault, Some(Fault::LostReply)) {
