@@ -111,13 +111,21 @@ impl Dir {
         self.below_path(name.to_bytes())
     }
 
+    /// With no path it is this directory, of which another one's listing may have told.
     pub(super) fn below_path(&self, path: &[u8]) -> Result<Self, Errno> {
         if path.is_empty() {
-            return Ok(Self::new(self.prefix.clone()));
+            let known = self.known.clone();
+            return Ok(Self {
+                known,
+                ..self.below(c".")?
+            });
         }
         let path = std::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
         let dir = Self::new(format!("{}{path}/", self.prefix));
-        let told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref().is_some_and(|subtree| subtree.is_old()) {
+            *told = None;
+        }
         let known = told.as_ref().or(self.known.as_ref());
         let known = known.filter(|subtree| subtree.below(&dir.prefix).is_some());
         let known = known.cloned();
@@ -167,7 +175,7 @@ impl Dir {
             let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
             *told = page.subtree.take();
         }
-        if cursor.is_long() {
+        if store.sorts && cursor.is_long() {
             let rest = std::mem::take(cursor);
             *listing = Progress::Many(Ranges::new(store, &self.prefix, rest));
         }

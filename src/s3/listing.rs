@@ -1,5 +1,6 @@
 //! Pages of keys, as the names of a directory.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::sync::Arc;
 
@@ -11,9 +12,9 @@ use percent_encoding::percent_decode_str;
 
 use super::attributes::Listed;
 use super::failure::errno_of_list;
-use super::options::Listing;
+use super::ranges::Divide;
 use super::store::Store;
-use super::subtree::{self, Subtree, Told};
+use super::subtree::{self, Name, Subtree, Told};
 use crate::error::{Cause, Side};
 use crate::model::listing::NAME_LEN_MAX;
 
@@ -30,46 +31,58 @@ pub(super) struct Page {
     pub(super) subtree: Option<Arc<Subtree>>,
 }
 
-/// What comes next.
+/// Where the next page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum From {
+enum Next {
     #[default]
     Start,
-    After(String),
+    /// Behind a key, which need not be there.
+    Behind(String),
     Token(String),
 }
 
-/// Where the listing of a directory goes on.
+/// Where the listing of a directory goes on. A range of it, that somebody else has left, has a start; from the end on it is left to
+/// somebody else.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    from: From,
+    next: Next,
     /// No page had anything.
     is_empty: bool,
     ended: bool,
     /// Keys that a prefix may still be made of: each begins with the one before, and the last page's last key with all.
     shorter: Vec<String>,
-    /// Keys before this one are not its own: they were told as a whole, or are somebody else's. A directory that such a key is in may
-    /// come once more; and there are servers that begin anew.
-    start: Vec<u8>,
-    /// Nor are keys from this one on.
+    /// Names that a listing of all keys has told, until they are passed. The directory that its last key is in comes once more; and
+    /// there are servers that begin anew.
+    told: HashSet<Vec<u8>>,
+    start: Option<Start>,
     end: Option<Vec<u8>>,
-    /// The last key so far.
+    /// The first and the last name so far.
+    first: Vec<u8>,
     last: Vec<u8>,
-    /// Keys have come as they are sorted.
+    /// Names have come as bytes are sorted.
     in_order: bool,
     /// So many were told.
     pages: usize,
 }
 
+#[derive(Clone, Debug)]
+struct Start {
+    key: Vec<u8>,
+    /// Behind which it was asked for.
+    before: Vec<u8>,
+}
+
 impl Default for Cursor {
     fn default() -> Self {
         Self {
-            from: From::Start,
+            next: Next::Start,
             is_empty: true,
             ended: false,
             shorter: Vec::new(),
-            start: Vec::new(),
+            told: HashSet::new(),
+            start: None,
             end: None,
+            first: Vec::new(),
             last: Vec::new(),
             in_order: true,
             pages: 0,
@@ -82,7 +95,7 @@ impl Cursor {
     /// those of complete directories come with the page.
     ///
     /// # Errors
-    /// ENOENT when no key begins with the prefix; else see [`errno_of`].
+    /// ENOENT when no key begins with the prefix; EPROTO when names of a range do not come in order; else see [`errno_of`].
     pub(super) async fn next(
         &mut self,
         store: &Arc<Store>,
@@ -93,18 +106,28 @@ impl Cursor {
         }
         self.pages += 1;
         let mut page = None;
-        if self.from == From::Start && store.listing == Listing::Trees {
+        if self.next == Next::Start && store.lists_trees() {
             page = match self.ask(store, prefix, None).await {
                 Ok(found) => self.whole_keys(store, prefix, &found)?,
-                // There are policies that allow no more than a directory's names.
-                Err(Errno::EACCES) => None,
+                Err(Errno::EACCES) => {
+                    // There are policies that allow no more than a directory's names.
+                    store.list_directories();
+                    None
+                }
                 Err(errno) => return Err(errno),
             };
         }
         let page = if let Some(page) = page {
             page
         } else {
-            let found = self.ask(store, prefix, Some(DELIMITER)).await?;
+            let found = match self.ask(store, prefix, Some(DELIMITER)).await {
+                Err(errno) if self.may_begin_anew(errno) => {
+                    self.next = Next::Start;
+                    self.in_order = false;
+                    self.ask(store, prefix, Some(DELIMITER)).await?
+                }
+                found => found?,
+            };
             self.names_of(&found, prefix)?
         };
         let may_be_new = store.side == Side::Destination;
@@ -114,8 +137,14 @@ impl Cursor {
         Ok((page, !self.ended))
     }
 
+    /// A server may refuse to begin behind a key that is none of its own.
+    fn may_begin_anew(&self, errno: Errno) -> bool {
+        let is_behind = matches!(self.next, Next::Behind(_)) && self.start.is_none();
+        is_behind && errno != Errno::ECANCELED
+    }
+
     pub(super) fn is_at_start(&self) -> bool {
-        self.from == From::Start && !self.ended
+        self.next == Next::Start && !self.ended
     }
 
     /// The page of a directory of which all keys are known.
@@ -130,10 +159,10 @@ impl Cursor {
         prefix: &str,
         delimiter: Option<&str>,
     ) -> Result<ListObjectsV2Output, Errno> {
-        let (after, token) = match &self.from {
-            From::Start => (None, None),
-            From::After(key) => (Some(key.clone()), None),
-            From::Token(token) => (None, Some(token.clone())),
+        let (after, token) = match &self.next {
+            Next::Start => (None, None),
+            Next::Behind(key) => (Some(key.clone()), None),
+            Next::Token(token) => (None, Some(token.clone())),
         };
         let request = page_of(store, prefix)
             .set_delimiter(delimiter.map(str::to_owned))
@@ -153,24 +182,24 @@ impl Cursor {
         let mut keys = keys_of(found)?;
         let is_whole = found.is_truncated() != Some(true);
         if is_whole {
-            // There are servers that do not sort.
             keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         } else if !keys.is_sorted_by(|(one, _), (other, _)| one < other) {
+            self.in_order = false;
             return Ok(None);
         }
+        let names = subtree::names(&keys, prefix);
         if !is_whole {
             let last = keys.last().map(|(key, _)| String::from_utf8(key.clone()));
             let Some(Ok(last)) = last else {
                 return Ok(None);
             };
-            self.last = last.clone().into_bytes();
-            // The next key that there can be.
-            self.start = [&self.last[..], b"\0"].concat();
-            self.from = From::After(last);
+            self.next = Next::Behind(last);
+            self.told = names.iter().map(|(name, _)| name.clone()).collect();
         }
         self.is_empty &= keys.is_empty();
         self.ended = is_whole;
-        let mut page = self.sort_out(prefix, subtree::names(&keys, prefix));
+        self.note(&names);
+        let mut page = self.sort_out(prefix, names);
         if Subtree::is_of_use(&keys, prefix, is_whole)
             && let Some(room) = store.room_for_keys(keys.len())
         {
@@ -181,72 +210,99 @@ impl Cursor {
 
     fn names_of(&mut self, found: &ListObjectsV2Output, prefix: &str) -> Result<Page, Errno> {
         let keys = keys_of(found)?;
+        let dirs = found.common_prefixes().iter();
+        let dirs = dirs.map(|dir| Some(told(dir.prefix()?, found.encoding_type())));
+        let dirs: Vec<Vec<u8>> = dirs.collect::<Option<_>>().ok_or(Errno::EPROTO)?;
+        self.in_order &= keys.is_sorted_by(|(one, _), (other, _)| one < other);
+        self.in_order &= dirs.is_sorted_by(|one, other| one < other);
+        let keys = keys.into_iter().map(|(key, listed)| (key, Some(listed)));
         let mut names: Vec<_> = keys
-            .into_iter()
-            .map(|(key, listed)| (key, Some(listed)))
+            .chain(dirs.into_iter().map(|key| (key, None)))
             .collect();
-        for common in found.common_prefixes() {
-            let key = told(common.prefix().ok_or(Errno::EPROTO)?, found.encoding_type());
-            names.push((key, None));
-        }
         self.is_empty &= names.is_empty();
-        let is_own = |key: &Vec<u8>| *key >= self.start && !self.is_beyond(key);
-        let is_last = names.iter().any(|(key, _)| self.is_beyond(key));
-        names.retain(|(key, _)| is_own(key));
-        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        if let (Some((first, _)), Some((last, _))) = (names.first(), names.last()) {
-            self.in_order &= *first >= self.last;
-            self.last.clone_from(last);
-        }
         if found.is_truncated() == Some(true) {
             let token = found.next_continuation_token.clone();
-            let token = token.map(From::Token).filter(|token| *token != self.from);
+            let token = token.map(Next::Token).filter(|token| *token != self.next);
             // Whatever comes next, nobody would get to it.
-            self.from = token.ok_or(Errno::EPROTO)?;
+            self.next = token.ok_or(Errno::EPROTO)?;
         } else {
             self.ended = true;
         }
-        self.ended |= is_last && self.in_order;
+        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let before = names.len();
+        names.retain(|(name, _)| !self.told.contains(name));
+        if before > 0 && names.len() == before {
+            self.told.clear();
+        }
+        self.keep_own(&mut names)?;
+        self.note(&names);
+        if !self.in_order && (self.start.is_some() || self.end.is_some()) {
+            return Err(Errno::EPROTO);
+        }
         Ok(self.sort_out(prefix, names))
     }
 
-    fn is_beyond(&self, key: &[u8]) -> bool {
-        self.end.as_ref().is_some_and(|end| key >= end.as_slice())
+    /// Drops what belongs to somebody else.
+    fn keep_own(&mut self, names: &mut Vec<Name>) -> Result<(), Errno> {
+        if let Some(start) = &self.start {
+            if names.first().is_some_and(|(name, _)| *name <= start.before) {
+                return Err(Errno::EPROTO);
+            }
+            names.retain(|(name, _)| *name >= start.key);
+        }
+        if let Some(end) = &self.end {
+            let count = names.partition_point(|(name, _)| name < end);
+            self.ended |= count < names.len();
+            names.truncate(count);
+        }
+        Ok(())
     }
 
-    /// Whether so many pages have come, and are to come, that others may well list a part of the rest. Only where keys are sorted.
+    /// `names` are sorted.
+    fn note(&mut self, names: &[Name]) {
+        let (Some((first, _)), Some((last, _))) = (names.first(), names.last()) else {
+            return;
+        };
+        self.in_order &= *first >= self.last;
+        if self.first.is_empty() {
+            self.first.clone_from(first);
+        }
+        self.last.clone_from(last);
+    }
+
+    /// Whether so many pages have come, and are to come, that others may well list a part of the rest. Only where names are sorted.
     pub(super) fn is_long(&self) -> bool {
-        const PAGES: usize = 3;
-        let is_begun = !matches!(self.from, From::After(_));
+        const PAGES: usize = 8;
+        let is_begun = matches!(self.next, Next::Token(_));
         self.pages >= PAGES && is_begun && self.in_order && !self.ended
     }
 
-    /// Leaves the keys from `end` on to somebody else.
-    pub(super) fn end_before(&mut self, end: &str) {
-        self.end = Some(end.as_bytes().to_vec());
+    /// The first and the last name so far, and the first that is somebody else's.
+    pub(super) fn reach(&self) -> (&[u8], &[u8], Option<&[u8]>) {
+        (&self.first, &self.last, self.end.as_deref())
     }
 
-    /// The last key so far, and the first that is not its own.
-    pub(super) fn rest(&self) -> (&[u8], Option<&[u8]>) {
-        (&self.last, self.end.as_deref())
-    }
-
-    /// What is left of this one from the key `start` on. `after`: a key before it, and as near as can be.
-    pub(super) fn beyond(&self, start: &str, after: String) -> Self {
+    /// Leaves the names from `divide` on to somebody else: to the cursor that comes back.
+    pub(super) fn leave(&mut self, divide: Divide) -> Self {
+        let key = divide.key.into_bytes();
+        let end = self.end.replace(key.clone());
         Self {
-            from: From::After(after),
             is_empty: false,
-            start: start.as_bytes().to_vec(),
-            end: self.end.clone(),
-            last: start.as_bytes().to_vec(),
+            end,
+            last: key.clone(),
             pages: self.pages,
+            start: Some(Start {
+                key,
+                before: divide.before.clone().into_bytes(),
+            }),
+            next: Next::Behind(divide.before),
             ..Self::default()
         }
     }
 
     /// `keys` come with what is known of their objects, and common prefixes without.
-    fn sort_out(&mut self, prefix: &str, mut keys: Vec<(Vec<u8>, Option<Listed>)>) -> Page {
-        keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    /// They are sorted.
+    fn sort_out(&mut self, prefix: &str, keys: Vec<Name>) -> Page {
         let mut page = Page::default();
         for (key, listed) in keys {
             let Some(rest) = key.strip_prefix(prefix.as_bytes()) else {
@@ -313,14 +369,15 @@ async fn ask(
 pub(super) async fn first_name(
     store: &Arc<Store>,
     prefix: &str,
-    after: String,
+    after: &str,
 ) -> Result<Option<Vec<u8>>, Errno> {
     let request = page_of(store, prefix).delimiter(DELIMITER);
     let found = ask(store, request.start_after(after).max_keys(1)).await?;
-    let keys = found.contents().iter().filter_map(|object| object.key());
-    let dirs = found.common_prefixes().iter();
-    let first = keys.chain(dirs.filter_map(|dir| dir.prefix())).min();
-    let first = first.map(|key| told(key, found.encoding_type()));
+    let keys = found.contents().iter().map(|object| object.key());
+    let dirs = found.common_prefixes().iter().map(|dir| dir.prefix());
+    let names = keys.chain(dirs).flatten();
+    let names = names.map(|name| told(name, found.encoding_type()));
+    let first = names.min();
     if first.is_none() && found.is_truncated() == Some(true) {
         return Err(Errno::EPROTO);
     }

@@ -5,6 +5,7 @@
 //! listing is whole when all have ended well.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -23,23 +24,23 @@ const PAGES_MAX: usize = 8;
 /// Bytes of names that keys are divided by.
 const FIRST: u8 = b'0';
 const BEYOND: u8 = b'z' + 1;
-/// Looks for where keys are, between two pages.
-const LOOKS_MAX: usize = 8;
 /// How far a key is extended to find one between two that are near each other.
 const DEPTH_MAX: usize = 16;
 
 /// What workers tell.
-enum Told {
+enum Message {
     Page(Page),
     Failure(Errno),
     /// A range for another worker.
-    Begin(Cursor, OwnedSemaphorePermit, Sender<Told>),
+    Begin(Cursor, OwnedSemaphorePermit, Sender<Message>),
 }
 
 pub(super) struct Ranges {
-    told: Receiver<Told>,
+    told: Receiver<Message>,
     workers: JoinSet<()>,
     job: Arc<Job>,
+    /// What a worker met. Without its names the listing is not whole, however often somebody asks.
+    failure: Option<Errno>,
 }
 
 /// What the workers have in common.
@@ -47,8 +48,11 @@ struct Job {
     store: Arc<Store>,
     prefix: String,
     places: Arc<Semaphore>,
-    /// Of keys that begin a divide: whether there is an object of that name.
+    /// Of names that a divide begins with: whether there may be an object of that name.
     known: Mutex<HashMap<String, bool>>,
+    /// So many were told, and looked for.
+    pages: AtomicUsize,
+    looks: AtomicUsize,
 }
 
 impl Ranges {
@@ -58,18 +62,26 @@ impl Ranges {
         let mut ranges = Self {
             told,
             workers: JoinSet::new(),
+            failure: None,
             job: Arc::new(Job {
                 store: store.clone(),
                 prefix: prefix.to_owned(),
                 places: Arc::new(Semaphore::new(WORKERS_MAX - 1)),
                 known: Mutex::default(),
+                pages: AtomicUsize::new(0),
+                looks: AtomicUsize::new(0),
             }),
         };
         ranges.begin(cursor, None, sender);
         ranges
     }
 
-    fn begin(&mut self, cursor: Cursor, place: Option<OwnedSemaphorePermit>, sender: Sender<Told>) {
+    fn begin(
+        &mut self,
+        cursor: Cursor,
+        place: Option<OwnedSemaphorePermit>,
+        sender: Sender<Message>,
+    ) {
         let work = self.job.clone().work(cursor, sender);
         let work = async move {
             work.await;
@@ -88,11 +100,20 @@ impl Ranges {
     }
 
     async fn next_page(&mut self) -> Result<(Page, bool), Errno> {
+        if let Some(errno) = self.failure {
+            return Err(errno);
+        }
+        let page = self.page_of_workers().await;
+        self.failure = page.as_ref().err().copied();
+        page
+    }
+
+    async fn page_of_workers(&mut self) -> Result<(Page, bool), Errno> {
         loop {
             match self.told.recv().await {
-                Some(Told::Page(page)) => return Ok((page, true)),
-                Some(Told::Failure(errno)) => return Err(errno),
-                Some(Told::Begin(cursor, place, sender)) => {
+                Some(Message::Page(page)) => return Ok((page, true)),
+                Some(Message::Failure(errno)) => return Err(errno),
+                Some(Message::Begin(cursor, place, sender)) => {
                     self.begin(cursor, Some(place), sender);
                 }
                 None => break,
@@ -109,18 +130,19 @@ impl Ranges {
 }
 
 impl Job {
-    async fn work(self: Arc<Self>, mut cursor: Cursor, sender: Sender<Told>) {
+    async fn work(self: Arc<Self>, mut cursor: Cursor, sender: Sender<Message>) {
         loop {
             if let Some((beyond, place)) = self.divide(&mut cursor).await {
-                let begin = Told::Begin(beyond, place, sender.clone());
+                let begin = Message::Begin(beyond, place, sender.clone());
                 if sender.send(begin).await.is_err() {
                     return;
                 }
             }
             let told = cursor.next(&self.store, &self.prefix).await;
+            self.pages.fetch_add(1, Relaxed);
             let (told, more) = match told {
-                Ok((page, more)) => (Told::Page(page), more),
-                Err(errno) => (Told::Failure(errno), false),
+                Ok((page, more)) => (Message::Page(page), more),
+                Err(errno) => (Message::Failure(errno), false),
             };
             // Nobody listens any more when the directory is closed.
             if sender.send(told).await.is_err() || !more {
@@ -135,25 +157,56 @@ impl Job {
             return None;
         }
         let place = self.places.clone().try_acquire_owned().ok()?;
-        for _ in 0..LOOKS_MAX {
-            let (last, end) = cursor.rest();
-            let divide = between(last, end, self.prefix.len())?;
-            if !self.parts_no_name(&divide.key).await? {
+        let (_, last, _) = cursor.reach();
+        if !self.begins_behind(last).await {
+            return None;
+        }
+        while self.may_look() {
+            let (first, last, end) = cursor.reach();
+            let divide = between(first, last, end, self.prefix.len())?;
+            if !self.parts_no_name(&divide.key).await {
                 return None;
             }
             // When that cannot be told now, the one who would have asked lists it all.
-            let found = first_name(&self.store, &self.prefix, divide.before.clone()).await;
+            let found = first_name(&self.store, &self.prefix, &divide.before).await;
             let is_empty = match found.ok()? {
                 None => true,
-                Some(first) => end.is_some_and(|end| first.as_slice() >= end),
+                Some(next) => end.is_some_and(|end| next.as_slice() >= end),
             };
-            let beyond = cursor.beyond(&divide.key, divide.before);
-            cursor.end_before(&divide.key);
+            let beyond = cursor.leave(divide);
             if !is_empty {
                 return Some((beyond, place));
             }
         }
         None
+    }
+
+    /// Looks cost as much as pages do: there are few for each page.
+    fn may_look(&self) -> bool {
+        const PAGES_PER_LOOK: usize = 4;
+        const FREE: usize = 8;
+        let looks = self.looks.fetch_add(1, Relaxed);
+        let may = looks < FREE + self.pages.load(Relaxed) / PAGES_PER_LOOK;
+        if !may {
+            self.looks.fetch_sub(1, Relaxed);
+        }
+        may
+    }
+
+    /// Whether the server begins behind a key that it does not have, which not all do. It is tried once.
+    async fn begins_behind(&self, last: &[u8]) -> bool {
+        let tried = self.store.begins_behind.get_or_try_init(|| async {
+            let name = last.strip_suffix(b"/").unwrap_or(last);
+            let (end, common) = name.split_last().ok_or(Errno::EAGAIN)?;
+            let common = std::str::from_utf8(common).map_err(|_| Errno::EAGAIN)?;
+            if common.len() < self.prefix.len() || !end.is_ascii_alphanumeric() {
+                return Err(Errno::EAGAIN);
+            }
+            let before = format!("{common}{}~", char::from(end - 1));
+            let found = first_name(&self.store, &self.prefix, &before).await?;
+            Ok(found.is_some_and(|found| found.as_slice() > before.as_bytes() && *found <= *last))
+        });
+        tried.await.is_ok_and(|begins| *begins)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, bool>> {
@@ -162,47 +215,56 @@ impl Job {
 
     /// Whether no object on this side of a key can have the name of a directory on its other side. Nobody would see that they have
     /// one name.
-    async fn parts_no_name(&self, key: &str) -> Option<bool> {
+    async fn parts_no_name(&self, key: &str) -> bool {
         for (at, byte) in key.bytes().enumerate().skip(self.prefix.len() + 1) {
             if byte > b'/' {
                 continue;
             }
             let name = &key[..at];
             let known = self.known().get(name).copied();
-            let is_object = if let Some(is_object) = known {
-                is_object
+            let may_be = if let Some(may_be) = known {
+                may_be
             } else {
-                let is_object = match head(&self.store, name).await {
-                    Ok(_) => true,
-                    Err(Errno::ENOENT) => false,
-                    Err(_) => return None,
-                };
-                self.known().insert(name.to_owned(), is_object);
-                is_object
+                let asked = head(&self.store, name).await;
+                let may_be = asked.err() != Some(Errno::ENOENT);
+                self.known().insert(name.to_owned(), may_be);
+                may_be
             };
-            if is_object {
-                return Some(false);
+            if may_be {
+                return false;
             }
         }
-        Some(true)
+        true
     }
 }
 
 /// A key that divides others, and one before it with next to nothing between them.
 #[derive(Debug, PartialEq, Eq)]
-struct Divide {
-    key: String,
-    before: String,
+pub(super) struct Divide {
+    pub(super) key: String,
+    pub(super) before: String,
 }
 
-/// Divides the keys between `last` and `end`, or the end of the directory. Nothing where they are too near each other.
-fn between(last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
+/// Divides the keys between `last` and `end`, or the end of the directory. Nothing where they are too near each other. `first`: of
+/// those so far.
+fn between(first: &[u8], last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
     let end = end.unwrap_or_default();
     let name_end = last.iter().skip(prefix).position(|byte| *byte == b'/');
     let name = &last[..name_end.map_or(last.len(), |at| prefix + at)];
-    let pairs = name.iter().zip(end);
-    let alike = pairs.take_while(|(one, other)| one == other).count();
-    let alike = alike.max(prefix);
+    // Where names begin alike, most have nothing behind that, and else something quite different.
+    let common = &name[..alike(first, name)];
+    let is_beyond = name.get(common.len()).is_none_or(|byte| *byte < b'~');
+    if common.len() > prefix
+        && is_beyond
+        && !end.starts_with(common)
+        && let Ok(common) = std::str::from_utf8(common)
+    {
+        return Some(Divide {
+            key: format!("{common}~"),
+            before: format!("{common}}}~"),
+        });
+    }
+    let alike = alike(name, end).max(prefix);
     // Longer names than the last one are not looked for.
     for at in alike..name.len().min(alike + DEPTH_MAX) {
         let byte = name[at];
@@ -215,7 +277,9 @@ fn between(last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
             continue;
         };
         if middle > low && middle < high {
-            let (middle, before) = (char::from(middle), char::from(middle - 1));
+            // A slash would make it a key within a directory.
+            let before = if middle == FIRST { b'.' } else { middle - 1 };
+            let (middle, before) = (char::from(middle), char::from(before));
             return Some(Divide {
                 key: format!("{common}{middle}"),
                 before: format!("{common}{before}~"),
@@ -223,6 +287,14 @@ fn between(last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
         }
     }
     None
+}
+
+/// How many bytes two keys begin with in common.
+fn alike(one: &[u8], other: &[u8]) -> usize {
+    one.iter()
+        .zip(other)
+        .take_while(|(one, other)| one == other)
+        .count()
 }
 
 /// Where there is a digit, there are digits in other names, mostly.
@@ -238,8 +310,9 @@ fn beyond_its_kind(byte: u8) -> u8 {
 mod tests {
     use super::*;
 
+    /// Without anything in common so far.
     fn key(last: &str, end: Option<&str>) -> Option<String> {
-        let divide = between(last.as_bytes(), end.map(str::as_bytes), 2)?;
+        let divide = between(b"p/", last.as_bytes(), end.map(str::as_bytes), 2)?;
         let Divide { key, before } = divide;
         assert!(last < key.as_str(), "{last} {key}");
         assert!(end.is_none_or(|end| key.as_str() < end), "{key} {end:?}");
@@ -270,10 +343,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_beyond_all_that_begins_alike_is_looked_for_first() {
+        let divide = |end: Option<&[u8]>| {
+            let divide = between(b"p/img-0001", b"p/img-0042", end, 2);
+            divide.map(|divide| (divide.key, divide.before))
+        };
+        let pair = |key: &str, before: &str| Some((key.to_owned(), before.to_owned()));
+        assert_eq!(divide(None), pair("p/img-00~", "p/img-00}~"));
+        assert_eq!(divide(Some(b"p/z")), pair("p/img-00~", "p/img-00}~"));
+        let behind = between(b"p/img-1", b"p/img-~1", None, 2).unwrap();
+        assert!(behind.key.as_str() > "p/img-~1", "{behind:?}");
+        let narrow = divide(Some(b"p/img-00~"));
+        assert_eq!(narrow, pair("p/img-007", "p/img-006~"));
+    }
+
+    #[test]
     fn names_are_not_divided_behind_their_slash() {
-        for last in ["p/a/", "p/some/", "p/zza/"] {
-            let divided = key(last, None).unwrap();
-            assert!(!divided[2..].contains('/'), "{divided}");
+        for (last, end) in [("p/a/", None), ("p/some/", None), ("p/ /", Some("p/1"))] {
+            let divide = between(b"p/", last.as_bytes(), end.map(str::as_bytes), 2).unwrap();
+            assert!(!divide.key[2..].contains('/'), "{divide:?}");
+            assert!(!divide.before[2..].contains('/'), "{divide:?}");
         }
     }
 

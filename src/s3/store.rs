@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -21,7 +22,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use futures_util::future::{BoxFuture, Either, select};
 use nix::errno::Errno;
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::about::Kept;
 use super::clock::Clock;
@@ -52,6 +53,8 @@ const THREADS_MAX: usize = 16;
 const REQUESTS_PER_THREAD: usize = 64;
 /// What contents that wait to be sent may take for each thread: four parts.
 const MEMORY_KIB_PER_THREAD: u32 = 64 << 10;
+/// Names of directory buckets end so.
+const EXPRESS: &str = "--x-s3";
 /// Keys that are kept for directories to come: some 40 MB.
 const KEYS_MAX: usize = 200_000;
 /// Nobody waits long to be told that nobody is there.
@@ -86,7 +89,11 @@ pub struct Store {
     pub(super) clock: Clock,
     pub(super) bucket: String,
     pub(super) form: Form,
-    pub(super) listing: Listing,
+    lists_directories: AtomicBool,
+    /// Names are sorted, as far as is known.
+    pub(super) sorts: bool,
+    /// Whether it begins behind any key, when somebody has tried it.
+    pub(super) begins_behind: OnceCell<bool>,
     pub(super) side: Side,
     /// Tells this bucket from others, and from filesystems.
     pub(super) dev: u64,
@@ -137,6 +144,8 @@ impl Store {
         let (client, config) = runtime.block_on(client(options, turns.clone(), clock.clone()));
         let checks = config.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
+        // Directory buckets: they do not sort.
+        let is_express = url.bucket.ends_with(EXPRESS);
         let store = Self {
             runtime: Some(runtime),
             client,
@@ -164,7 +173,11 @@ impl Store {
             clock,
             bucket: url.bucket.clone(),
             form: options.form,
-            listing: options.listing,
+            lists_directories: AtomicBool::new(
+                options.listing == Listing::Directories || is_express,
+            ),
+            sorts: !is_express,
+            begins_behind: OnceCell::new(),
             keys: Arc::new(Semaphore::new(KEYS_MAX)),
         };
         store
@@ -320,6 +333,16 @@ impl Store {
         // Closed only with the store.
         self.unless_it_ends(async { permit.await.map_err(|_| Errno::EIO) })
             .await
+    }
+
+    /// Whether directories are asked for all keys below them.
+    pub(super) fn lists_trees(&self) -> bool {
+        !self.lists_directories.load(Relaxed)
+    }
+
+    /// From now on, directories are asked for their names alone.
+    pub(super) fn list_directories(&self) {
+        self.lists_directories.store(true, Relaxed);
     }
 
     /// Room for keys that are kept, when there is some.

@@ -10,6 +10,9 @@ use super::attributes::Listed;
 /// Older ones are listed again: others may have been at work meanwhile.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
+/// A name of a directory: the key of a file with what was told of it, or what the keys of a subdirectory begin with.
+pub(super) type Name = (Vec<u8>, Option<Listed>);
+
 /// A key, and what a listing told of its object.
 pub(super) type Told = (Vec<u8>, Listed);
 
@@ -39,8 +42,12 @@ impl Subtree {
     pub(super) fn below(&self, prefix: &str) -> Option<&[Told]> {
         let Range { start, end } = range(&self.keys, prefix.as_bytes());
         let is_complete = self.is_whole || end < self.keys.len();
-        let is_known = start < end && is_complete && self.told.elapsed() < AGE_MAX;
+        let is_known = start < end && is_complete && !self.is_old();
         is_known.then(|| &self.keys[start..end])
+    }
+
+    pub(super) fn is_old(&self) -> bool {
+        self.told.elapsed() >= AGE_MAX
     }
 
     /// Whether a directory in it is complete, so that it is worth being kept.
@@ -66,8 +73,8 @@ fn range(keys: &[Told], prefix: &[u8]) -> Range<usize> {
 }
 
 /// The names of a directory in sorted keys: its files with what was told of them, and each directory once.
-pub(super) fn names(keys: &[Told], prefix: &str) -> Vec<(Vec<u8>, Option<Listed>)> {
-    let mut names: Vec<(Vec<u8>, Option<Listed>)> = Vec::new();
+pub(super) fn names(keys: &[Told], prefix: &str) -> Vec<Name> {
+    let mut names: Vec<Name> = Vec::new();
     for told in keys {
         match dir_of(told, prefix) {
             None => names.push((told.0.clone(), Some(told.1.clone()))),

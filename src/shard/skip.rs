@@ -1,7 +1,6 @@
 //! Which directories are taken for unchanged, so that their copies are not listed; and what is told of those that are
 //! finished. The rule itself is pure, in `model::unchanged`.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::SystemTime;
@@ -233,24 +232,19 @@ async fn dest_now(shard: &Shard, node: &Arc<Node>) -> Option<u64> {
     if shard.dest.has_dir_times() {
         return node.meta(Side::Destination).map(dest_digest);
     }
-    let (at, name) = match node.parent() {
-        None => (node, c"."),
-        // By its name: its parent's listing may have told what is in it.
-        Some(parent) => (parent, node.name()),
+    let at = node::open(shard, node, Side::Destination).await.ok()?;
+    // Its parent's listing may have told what is in it.
+    let itself = Op::OpenDirBelow {
+        at,
+        path: Vec::new(),
     };
-    let at = node::open(shard, at, Side::Destination).await.ok()?;
-    let listed = list(shard, at, name, Listed::since(Time::default())).await?;
+    let listed = list(shard, itself, Listed::since(Time::default())).await?;
     listed.digest()
 }
 
 /// Lists a directory of the destination, where only that tells how it looks.
-async fn list(shard: &Shard, at: Handle, name: &CStr, mut listed: Listed) -> Option<Listed> {
-    let anew = Op::OpenDir {
-        at,
-        name: name.to_owned(),
-        links: Links::Refuse,
-    };
-    let Ok(Reply::Opened(dir, _)) = shard.dest.start(anew).await else {
+async fn list(shard: &Shard, open: Op, mut listed: Listed) -> Option<Listed> {
+    let Ok(Reply::Opened(dir, _)) = shard.dest.start(open).await else {
         return None;
     };
     let mut listing = shard.take_listing();
@@ -346,7 +340,14 @@ async fn note_copies(shard: &Shard, node: &Node, dir: &Handle, expected: &Expect
         return;
     }
     let again = match expected.to_confirm() {
-        Some(listed) => list(shard, dir.clone(), c".", listed).await,
+        Some(listed) => {
+            let anew = Op::OpenDir {
+                at: dir.clone(),
+                name: c".".to_owned(),
+                links: Links::Refuse,
+            };
+            list(shard, anew, listed).await
+        }
         None => None,
     };
     if let Some(digest) = expected.digest(again.as_ref()) {

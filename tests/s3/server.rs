@@ -96,7 +96,23 @@ thread_local! {
 
 type Faults = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
 
+/// How a server differs from others when it lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Habit {
+    #[default]
+    None,
+    /// It does not know `start-after`.
+    BeginsAnew,
+    /// It refuses that.
+    Refuses,
+    /// What is in a directory comes before what has its name and more.
+    Walks,
+}
+
 struct State {
+    habit: Habit,
+    /// Listings that were to begin behind a key.
+    behind: usize,
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
     /// Of the requests that put an object.
@@ -121,6 +137,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
+            habit: Habit::None,
+            behind: 0,
             objects: BTreeMap::new(),
             uploads: BTreeMap::new(),
             headers: HashMap::new(),
@@ -212,6 +230,15 @@ impl Server {
 
     pub(crate) fn remove(&self, key: &str) {
         self.state().objects.remove(key).unwrap();
+    }
+
+    pub(crate) fn habit(&self, habit: Habit) {
+        self.state().habit = habit;
+    }
+
+    /// How many listings were to begin behind a key, since that was asked the last time.
+    pub(crate) fn behind(&self) -> usize {
+        std::mem::take(&mut self.state().behind)
     }
 
     /// Keys on a page.
@@ -609,6 +636,12 @@ fn answer(stream: &TcpStream, shared: &Mutex<State>, asked: &Asked) -> bool {
         };
     }
     if matches!(request, Request::List(_)) {
+        let is_behind = asked.query.contains_key("start-after");
+        state.behind += usize::from(is_behind);
+        if is_behind && state.habit == Habit::Refuses {
+            drop(state);
+            return fail(501, "NotImplemented");
+        }
         let mut body = list(&state, &asked.query);
         if matches!(fault, Some(Fault::NoToken)) {
             body = body.replace("NextContinuationToken", "NextMarker");
@@ -677,9 +710,30 @@ fn written(object: &Object, format: &str) -> String {
 
 fn list(state: &State, query: &HashMap<String, String>) -> String {
     let text = |name: &str| query.get(name).cloned().unwrap_or_default();
-    let (prefix, delimiter) = (text("prefix"), text("delimiter"));
-    let done = decode(&text("continuation-token").replace('+', " "));
-    let after = text("start-after");
+    // Of one that walks directories, what is in one comes before its neighbours.
+    let (slash, behind) = match state.habit {
+        Habit::Walks => ('\u{0}', '\u{1}'),
+        // The next byte after a slash is a zero.
+        _ => ('/', '0'),
+    };
+    let turned = |text: String| text.replace('/', &slash.to_string());
+    let encoded = |text: &str| encode(&text.replace(slash, "/"));
+    let walked: BTreeMap<String, Object>;
+    let objects = if state.habit == Habit::Walks {
+        let all = state.objects.iter();
+        walked = all
+            .map(|(key, object)| (turned(key.clone()), object.clone()))
+            .collect();
+        &walked
+    } else {
+        &state.objects
+    };
+    let (prefix, delimiter) = (turned(text("prefix")), text("delimiter"));
+    let done = turned(decode(&text("continuation-token").replace('+', " ")));
+    let after = match state.habit {
+        Habit::BeginsAnew => String::new(),
+        _ => turned(text("start-after")),
+    };
     let keys_max = query
         .get("max-keys")
         .map_or(1000, |keys| keys.parse().unwrap());
@@ -687,15 +741,14 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
     let (mut contents, mut prefixes, mut count) = (String::new(), BTreeSet::new(), 0);
     let (mut last, mut more) = (String::new(), false);
     let mut from = Bound::Included(prefix.clone().max(done.clone()).max(after.clone()));
-    while let Some((key, object)) = state.objects.range((from, Bound::Unbounded)).next() {
+    while let Some((key, object)) = objects.range((from, Bound::Unbounded)).next() {
         let Some(rest) = key.strip_prefix(&prefix) else {
             break;
         };
-        let common = rest.split_once('/').filter(|_| !delimiter.is_empty());
-        let name = common.map_or(key.clone(), |(name, _)| format!("{prefix}{name}/"));
+        let common = rest.split_once(slash).filter(|_| !delimiter.is_empty());
+        let name = common.map_or(key.clone(), |(name, _)| format!("{prefix}{name}{slash}"));
         from = match common {
-            // The next byte after a slash is a zero.
-            Some((name, _)) => Bound::Included(format!("{prefix}{name}0")),
+            Some((name, _)) => Bound::Included(format!("{prefix}{name}{behind}")),
             None => Bound::Excluded(key.clone()),
         };
         // A directory that keys before are in is told once more, as by some servers.
@@ -714,7 +767,7 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
             write!(
                 contents,
                 "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
-                encode(key), written(object, "%Y-%m-%dT%H:%M:%S.000Z"), object.etag, object.body.len(),
+                encoded(key), written(object, "%Y-%m-%dT%H:%M:%S.000Z"), object.etag, object.body.len(),
             )
             .unwrap();
         }
@@ -724,12 +777,12 @@ fn list(state: &State, query: &HashMap<String, String>) -> String {
         write!(
             common,
             "<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>",
-            encode(prefix)
+            encoded(prefix)
         )
         .unwrap();
     }
     let token = if more {
-        let token = encode(&last);
+        let token = encoded(&last);
         format!("<NextContinuationToken>{token}</NextContinuationToken>")
     } else {
         String::new()
