@@ -339,6 +339,7 @@ fn odd_key(random: &mut Rng) -> String {
 /// What is divided among several who list it is what one would have found, with all that is wrong with it.
 #[test]
 fn large_directories_are_listed_from_several_keys_on() {
+    let mut behind = 0;
     for seed in 0..5 {
         let scene = Scene::new();
         let mut random = Rng::new(seed);
@@ -365,7 +366,8 @@ fn large_directories_are_listed_from_several_keys_on() {
             (3, Habit::None),
             (10, Habit::None),
             (3, Habit::BeginsAnew),
-            (7, Habit::Walks),
+            // Few pages: what is asked of those that seem to be sorted is not asked here.
+            (70, Habit::Walks),
         ] {
             scene.server.page(page);
             scene.server.habit(habit);
@@ -376,11 +378,12 @@ fn large_directories_are_listed_from_several_keys_on() {
                 assert_eq!(met, errors, "{context}");
                 let most = 60 + 2 * 450 / page;
                 assert!(seen.len() < most, "{context}: {} requests", seen.len());
-                let behind = scene.server.behind();
-                assert!(behind > 3 || habit != Habit::None, "{context}: {behind}");
+                behind += scene.server.behind();
             }
         }
     }
+    // Apart from the first listings, which go on behind what they told.
+    assert!(behind > 5 * 4 * 2, "{behind}");
 }
 
 #[test]
