@@ -1,5 +1,5 @@
 //! The S3 server of the tests, for measuring: prints its URL; for each line that it reads, prints what it was asked for since
-//! the last one, and ends with its input. Nothing is kept. An argument says how many milliseconds an answer takes.
+//! the last one, and ends with its input. A number in a line says how many milliseconds an answer takes from then on. Nothing is kept.
 #![allow(dead_code, clippy::unwrap_used)] // Tests ask it for more.
 
 #[path = "../tests/s3/server.rs"]
@@ -13,14 +13,12 @@ use server::{Fault, Request, Server};
 
 fn main() {
     let server = Server::start();
-    if let Some(millis) = std::env::args().nth(1) {
-        let latency = Duration::from_millis(millis.parse().unwrap());
-        server.faults(move |_| Some(Fault::Delay(latency)));
-    }
     println!("{}", server.url());
     for line in std::io::stdin().lock().lines() {
-        if line.is_err() {
-            return;
+        let Ok(line) = line else { return };
+        if let Ok(millis) = line.parse() {
+            let latency = Duration::from_millis(millis);
+            server.faults(move |_| Some(Fault::Delay(latency)));
         }
         let mut counts = BTreeMap::<&str, u64>::new();
         for request in server.seen() {

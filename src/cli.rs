@@ -309,9 +309,8 @@ pub struct S3Args {
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM", hide = !BUCKETS)]
     pub s3_metadata: Option<S3MetadataArg>,
-    /// What the first request about a directory lists: `trees` all keys below it, so that small directories need no request of
-    /// their own; `directories` its names alone, which is as fast where each directory has a thousand objects or more
-    /// [default: trees]
+    /// What the first request about a directory lists: `trees` up to a thousand keys below it, so that small directories in it need
+    /// no request of their own; `directories` its names alone, for servers that are slow at the other [default: trees]
     #[arg(long, value_enum, value_name = "WHAT", hide = !BUCKETS)]
     pub s3_listing: Option<S3ListingArg>,
 }

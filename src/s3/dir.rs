@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex as Slot, PoisonError};
+use std::sync::{Arc, Mutex as Slot, MutexGuard, PoisonError};
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -33,7 +33,7 @@ pub(super) struct Dir {
     /// What another directory's listing has told of this one.
     known: Option<Arc<Subtree>>,
     /// What the last listing of this one has told of those below, for all who opened it.
-    subtree: Arc<Slot<Option<Arc<Subtree>>>>,
+    subtrees: Arc<Slot<Vec<Arc<Subtree>>>>,
 }
 
 /// How far the listing of a directory has got.
@@ -55,7 +55,7 @@ impl Dir {
             prefix,
             listing: Mutex::default(),
             known: None,
-            subtree: Arc::default(),
+            subtrees: Arc::default(),
         }
     }
 
@@ -104,9 +104,9 @@ impl Dir {
     /// `.` is this directory, to be listed anew.
     pub(super) fn below(&self, name: &CStr) -> Result<Self, Errno> {
         if name == c"." {
-            let subtree = self.subtree.clone();
+            let subtrees = self.subtrees.clone();
             let dir = Self::new(self.prefix.clone());
-            return Ok(Self { subtree, ..dir });
+            return Ok(Self { subtrees, ..dir });
         }
         self.below_path(name.to_bytes())
     }
@@ -122,12 +122,10 @@ impl Dir {
         }
         let path = std::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
         let dir = Self::new(format!("{}{path}/", self.prefix));
-        let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.as_ref().is_some_and(|subtree| subtree.is_old()) {
-            *told = None;
-        }
-        let known = told.as_ref().or(self.known.as_ref());
-        let known = known.filter(|subtree| subtree.below(&dir.prefix).is_some());
+        let mut told = self.told();
+        told.retain(|subtree| !subtree.is_old());
+        let mut told = told.iter().chain(&self.known);
+        let known = told.find(|subtree| subtree.below(&dir.prefix).is_some());
         let known = known.cloned();
         Ok(Self { known, ..dir })
     }
@@ -159,6 +157,10 @@ impl Dir {
         Ok(Reply::Listed { listing, more })
     }
 
+    fn told(&self) -> MutexGuard<'_, Vec<Arc<Subtree>>> {
+        self.subtrees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn page(&self, store: &Arc<Store>) -> Result<(Page, bool), Errno> {
         let mut listing = self.listing.lock().await;
         let cursor = match &mut *listing {
@@ -172,9 +174,9 @@ impl Dir {
         let is_first = cursor.is_at_start();
         let (mut page, more) = cursor.next(store, &self.prefix).await?;
         if is_first {
-            let mut told = self.subtree.lock().unwrap_or_else(PoisonError::into_inner);
-            *told = page.subtree.take();
+            self.told().clear();
         }
+        self.told().extend(page.subtree.take());
         if store.sorts && cursor.is_long() {
             let rest = std::mem::take(cursor);
             *listing = Progress::Many(Ranges::new(store, &self.prefix, rest));

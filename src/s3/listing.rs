@@ -44,8 +44,11 @@ enum Next {
 /// Where the listing of a directory goes on. A range of it, that somebody else has left, has a start; from the end on it is left to
 /// somebody else.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Facts that are learned apart.
 pub(super) struct Cursor {
     next: Next,
+    /// All keys below are asked for, not names.
+    is_deep: bool,
     /// No page had anything.
     is_empty: bool,
     ended: bool,
@@ -76,6 +79,7 @@ impl Default for Cursor {
     fn default() -> Self {
         Self {
             next: Next::Start,
+            is_deep: false,
             is_empty: true,
             ended: false,
             shorter: Vec::new(),
@@ -91,8 +95,8 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// The next page, and whether there are more. An empty one is the last. The first request is for all keys below the prefix:
-    /// those of complete directories come with the page.
+    /// The next page, and whether there are more. An empty one is the last. The first request is for all keys below the prefix, and
+    /// so are those that follow as long as that tells of many directories: what is in those comes with the page.
     ///
     /// # Errors
     /// ENOENT when no key begins with the prefix; EPROTO when names of a range do not come in order; else see [`errno_of`].
@@ -106,16 +110,18 @@ impl Cursor {
         }
         self.pages += 1;
         let mut page = None;
-        if self.next == Next::Start && store.lists_trees() {
+        self.is_deep |= self.next == Next::Start && store.lists_trees();
+        if self.is_deep {
             page = match self.ask(store, prefix, None).await {
                 Ok(found) => self.whole_keys(store, prefix, &found)?,
-                Err(Errno::EACCES) => {
+                Err(Errno::EACCES) if self.next == Next::Start => {
                     // There are policies that allow no more than a directory's names.
                     store.list_directories();
                     None
                 }
                 Err(errno) => return Err(errno),
             };
+            self.is_deep &= page.is_some();
         }
         let page = if let Some(page) = page {
             page
@@ -179,31 +185,47 @@ impl Cursor {
         prefix: &str,
         found: &ListObjectsV2Output,
     ) -> Result<Option<Page>, Errno> {
+        /// Below, so many requests were made for directories.
+        const DIRS_MIN: usize = 20;
         let mut keys = keys_of(found)?;
-        let is_whole = found.is_truncated() != Some(true);
-        if is_whole {
+        let is_first = self.next == Next::Start;
+        let is_last = found.is_truncated() != Some(true);
+        if is_first && is_last {
             keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        } else if !keys.is_sorted_by(|(one, _), (other, _)| one < other) {
+        }
+        let follow = |key: &Vec<u8>| key.as_slice() >= self.last.as_slice();
+        let is_sorted = keys.is_sorted_by(|(one, _), (other, _)| one < other);
+        if !is_sorted || !keys.first().is_none_or(|(key, _)| follow(key)) {
             self.in_order = false;
+            self.next = Next::Start;
             return Ok(None);
         }
-        let names = subtree::names(&keys, prefix);
-        if !is_whole {
+        let mut names = subtree::names(&keys, prefix);
+        // The last directory may go on.
+        names.retain(|(name, _)| *name != self.last);
+        if !is_last {
             let last = keys.last().map(|(key, _)| String::from_utf8(key.clone()));
             let Some(Ok(last)) = last else {
+                self.next = Next::Start;
                 return Ok(None);
             };
+            self.told.extend(names.iter().map(|(name, _)| name.clone()));
             self.next = Next::Behind(last);
-            self.told = names.iter().map(|(name, _)| name.clone()).collect();
         }
+        let dirs = names.iter().filter(|(_, listed)| listed.is_none()).count();
         self.is_empty &= keys.is_empty();
-        self.ended = is_whole;
+        self.ended = is_last;
         self.note(&names);
         let mut page = self.sort_out(prefix, names);
-        if Subtree::is_of_use(&keys, prefix, is_whole)
+        if Subtree::is_of_use(&keys, prefix, is_last)
             && let Some(room) = store.room_for_keys(keys.len())
         {
-            page.subtree = Some(Arc::new(Subtree::new(keys, is_whole, room)));
+            page.subtree = Some(Arc::new(Subtree::new(keys, (is_first, is_last), room)));
+        }
+        let token = found.next_continuation_token.clone();
+        match token.filter(|_| !is_last && dirs >= DIRS_MIN && page.subtree.is_some()) {
+            Some(token) => self.next = Next::Token(token),
+            None => self.is_deep = false,
         }
         Ok(Some(page))
     }
@@ -274,7 +296,7 @@ impl Cursor {
     pub(super) fn is_long(&self) -> bool {
         const PAGES: usize = 8;
         let is_begun = matches!(self.next, Next::Token(_));
-        self.pages >= PAGES && is_begun && self.in_order && !self.ended
+        self.pages >= PAGES && is_begun && !self.is_deep && self.in_order && !self.ended
     }
 
     /// The first and the last name so far, and the first that is somebody else's.

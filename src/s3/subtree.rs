@@ -16,23 +16,30 @@ pub(super) type Name = (Vec<u8>, Option<Listed>);
 /// A key, and what a listing told of its object.
 pub(super) type Told = (Vec<u8>, Listed);
 
-/// Keys that follow each other in a bucket, from the first one of a directory on.
+/// Keys below a directory that follow each other in a bucket.
 #[derive(Debug)]
 pub(super) struct Subtree {
     keys: Vec<Told>,
-    /// There are no more below the directory.
-    is_whole: bool,
+    /// Those below the directory begin here.
+    is_first: bool,
+    /// There are no more.
+    is_last: bool,
     told: Instant,
     /// For keys that are kept.
     _room: OwnedSemaphorePermit,
 }
 
 impl Subtree {
-    /// `keys` are sorted.
-    pub(super) fn new(keys: Vec<Told>, is_whole: bool, room: OwnedSemaphorePermit) -> Self {
+    /// `keys` are sorted, and may be the first and the last ones.
+    pub(super) fn new(
+        keys: Vec<Told>,
+        (is_first, is_last): (bool, bool),
+        room: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             keys,
-            is_whole,
+            is_first,
+            is_last,
             told: Instant::now(),
             _room: room,
         }
@@ -41,7 +48,7 @@ impl Subtree {
     /// All keys that begin with a prefix; nothing when they may not be all, or others by now.
     pub(super) fn below(&self, prefix: &str) -> Option<&[Told]> {
         let Range { start, end } = range(&self.keys, prefix.as_bytes());
-        let is_complete = self.is_whole || end < self.keys.len();
+        let is_complete = (self.is_first || start > 0) && (self.is_last || end < self.keys.len());
         let is_known = start < end && is_complete && !self.is_old();
         is_known.then(|| &self.keys[start..end])
     }
@@ -51,11 +58,11 @@ impl Subtree {
     }
 
     /// Whether a directory in it is complete, so that it is worth being kept.
-    pub(super) fn is_of_use(keys: &[Told], prefix: &str, is_whole: bool) -> bool {
+    pub(super) fn is_of_use(keys: &[Told], prefix: &str, is_last: bool) -> bool {
         let below = |told| dir_of(told, prefix);
         let first = keys.iter().find_map(below);
         // The last directory of a part may have more keys.
-        first.is_some() && (is_whole || first != keys.last().and_then(below))
+        first.is_some() && (is_last || first != keys.last().and_then(below))
     }
 }
 
@@ -106,7 +113,7 @@ mod tests {
 
     fn subtree(keys: &[&str], is_whole: bool) -> Subtree {
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Subtree::new(told(keys), is_whole, room)
+        Subtree::new(told(keys), (true, is_whole), room)
     }
 
     fn count(subtree: &Subtree, prefix: &str) -> Option<usize> {
@@ -125,6 +132,15 @@ mod tests {
         let whole = subtree(&keys, true);
         assert_eq!(count(&whole, "p/c/"), Some(2));
         assert_eq!(count(&whole, "p/d/"), None, "there is none");
+    }
+
+    #[test]
+    fn what_may_have_begun_before_is_not_known() {
+        let mut later = subtree(&["p/a/1", "p/b/1", "p/c/1"], false);
+        later.is_first = false;
+        assert_eq!(count(&later, "p/a/"), None);
+        assert_eq!(count(&later, "p/b/"), Some(1));
+        assert_eq!(count(&later, "p/c/"), None);
     }
 
     #[test]
@@ -155,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_knows_no_directory_is_not_kept() {
-        let is_of_use = |keys: &[&str], is_whole| Subtree::is_of_use(&told(keys), "p/", is_whole);
+        let is_of_use = |keys: &[&str], is_last| Subtree::is_of_use(&told(keys), "p/", is_last);
         assert!(!is_of_use(&["p/a", "p/b"], true));
         assert!(is_of_use(&["p/a", "p/b/1"], true));
         assert!(!is_of_use(&["p/a", "p/b/1"], false));

@@ -387,6 +387,28 @@ fn large_directories_are_listed_from_several_keys_on() {
 }
 
 #[test]
+fn many_small_directories_are_known_from_the_listing_of_theirs() {
+    let scene = Scene::new();
+    for number in 0..300 {
+        for name in 0..number % 4 {
+            let key = format!("p/d{number:03}/{name}");
+            scene.server.put(&key, key.as_bytes(), POSIX);
+        }
+    }
+    scene.server.page(100);
+    scene.sync(&[]).exits(0);
+    assert_eq!(scene.files().len(), 450);
+    for file in scene.files() {
+        assert_eq!(scene.read(&file), format!("p/{file}").into_bytes());
+    }
+    scene.server.seen();
+    scene.run("scan", "s3://bucket/p", &[]).exits(0);
+    // One look before, the pages, and each directory at the end or the beginning of one, which may be in two.
+    let lists = scene.server.seen().len();
+    assert!((6..=1 + 5 + 8).contains(&lists), "{lists}");
+}
+
+#[test]
 fn a_server_that_does_not_begin_behind_a_key_is_asked_from_the_beginning() {
     let scene = Scene::new();
     for number in 0..100 {
