@@ -309,8 +309,8 @@ pub struct S3Args {
     /// fastest, for the others ask once for each object [default: posix]
     #[arg(long, value_enum, value_name = "FORM", hide = !BUCKETS)]
     pub s3_metadata: Option<S3MetadataArg>,
-    /// What the first request about a directory lists: `trees` up to a thousand keys below it, so that small directories in it need
-    /// no request of their own; `directories` its names alone, for servers that are slow at the other [default: trees]
+    /// What directories are asked for: `trees` all keys below them as long as that tells of many small directories, which then need no
+    /// request of their own; `directories` their names alone, for servers that are slow at the other [default: trees]
     #[arg(long, value_enum, value_name = "WHAT", hide = !BUCKETS)]
     pub s3_listing: Option<S3ListingArg>,
 }

@@ -59,7 +59,7 @@ pub(super) struct Cursor {
     told: HashSet<Vec<u8>>,
     start: Option<Start>,
     end: Option<Vec<u8>>,
-    /// The first and the last name so far.
+    /// The first name of the directory, and the last one so far.
     first: Vec<u8>,
     last: Vec<u8>,
     /// Names have come as bytes are sorted.
@@ -299,7 +299,7 @@ impl Cursor {
         self.pages >= PAGES && is_begun && !self.is_deep && self.in_order && !self.ended
     }
 
-    /// The first and the last name so far, and the first that is somebody else's.
+    /// The first name of the directory, the last one so far, and the first that is somebody else's.
     pub(super) fn reach(&self) -> (&[u8], &[u8], Option<&[u8]>) {
         (&self.first, &self.last, self.end.as_deref())
     }
@@ -311,6 +311,7 @@ impl Cursor {
         Self {
             is_empty: false,
             end,
+            first: self.first.clone(),
             last: key.clone(),
             pages: self.pages,
             start: Some(Start {

@@ -246,7 +246,7 @@ pub(super) struct Divide {
 }
 
 /// Divides the keys between `last` and `end`, or the end of the directory. Nothing where they are too near each other. `first`: of
-/// those so far.
+/// the directory.
 fn between(first: &[u8], last: &[u8], end: Option<&[u8]>, prefix: usize) -> Option<Divide> {
     let end = end.unwrap_or_default();
     let name_end = last.iter().skip(prefix).position(|byte| *byte == b'/');

@@ -75,14 +75,21 @@ pub struct Node {
     found: OnceLock<Found>,
     /// The ctime of the destination directory when this run had made all names in it.
     filled: OnceLock<Time>,
-    /// What parts of the directory expect of the destination, and how many have told, where only a listing tells how it looks.
-    expected: Mutex<Option<Box<(Expected, usize)>>>,
+    /// What is expected of the destination, where only a listing tells how it looks.
+    awaited: Mutex<Option<Box<Awaited>>>,
     /// How it looks, there.
     copies: OnceLock<u64>,
     /// The directory of the backup tree for this one, as long as the budget of descriptors allows it.
     backup: OnceLock<(Handle, Lease)>,
     /// This run has kept something in that directory, or below it.
     backed_up: AtomicBool,
+}
+
+/// What parts of a directory expect, and how many have told.
+#[derive(Debug)]
+struct Awaited {
+    expected: Expected,
+    told: usize,
 }
 
 /// An open directory that children can start from, as long as the budget of descriptors allows it.
@@ -142,7 +149,7 @@ impl Node {
             failed: AtomicBool::new(false),
             found: OnceLock::new(),
             filled: OnceLock::new(),
-            expected: Mutex::default(),
+            awaited: Mutex::default(),
             copies: OnceLock::new(),
             depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             parent,
@@ -305,16 +312,19 @@ impl Node {
 
     /// Takes in what one part of the directory expects of the destination. Returns what all expect, with the last of so many parts.
     pub(super) fn expect_copies(&self, part: &Expected, parts: usize) -> Option<Expected> {
-        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, told) = match &mut *expected {
-            Some(known) => {
-                known.0.merge(part);
-                known.1 += 1;
-                **known
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let awaited = match &mut *awaited {
+            Some(awaited) => {
+                awaited.expected.merge(part);
+                awaited.told += 1;
+                awaited
             }
-            none => **none.insert(Box::new((*part, 1))),
+            none => none.insert(Box::new(Awaited {
+                expected: *part,
+                told: 1,
+            })),
         };
-        (told == parts).then_some(all)
+        (awaited.told == parts).then_some(awaited.expected)
     }
 
     /// The destination directory looks so, where only a listing tells.
