@@ -88,11 +88,16 @@ impl Expected {
         }
     }
 
-    /// A name that stays as it is, as it was listed.
-    pub fn keep(&mut self, name: &[u8], entry: &Entry) {
-        match told(entry) {
+    /// A name that stays as it is, as it was listed. `now`: as it looked when it was decided about.
+    pub fn keep(&mut self, name: &[u8], listed: &Entry, now: &Entry) {
+        match told(listed) {
             Some(meta) if meta.kind == Kind::Dir => self.dir(name),
-            Some(meta) => self.keep_file(name, &meta),
+            Some(meta) => {
+                // Another version, which may go again.
+                let is_other = |now: &Meta| file(name, now) != file(name, &meta);
+                self.has_doubt |= now.meta(0).as_ref().is_some_and(is_other);
+                self.keep_file(name, &meta);
+            }
             None => self.has_doubt = true,
         }
     }
@@ -237,7 +242,7 @@ mod tests {
     fn keep(expected: &mut Expected, entries: &[(&CStr, Meta)]) {
         let listing = listing(entries);
         for entry in &listing.entries {
-            expected.keep(listing.name_bytes(entry), entry);
+            expected.keep(listing.name_bytes(entry), entry, entry);
         }
     }
 
@@ -303,6 +308,16 @@ mod tests {
         ] {
             assert_eq!(confirm(&others), None, "{what}");
         }
+    }
+
+    #[test]
+    fn what_was_replaced_between_its_listing_and_a_closer_look_is_doubted() {
+        let (listed, asked) = (object(1, 5, 900), object(2, 5, 900));
+        let (listed, mut asked) = (listing(&[(c"a", listed)]), listing(&[(c"a", asked)]));
+        asked.entries[0].take_told();
+        let mut expected = Expected::since(START);
+        expected.keep(b"a", &listed.entries[0], &asked.entries[0]);
+        assert_eq!(expected.digest(None), None);
     }
 
     #[test]

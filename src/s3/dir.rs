@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::attributes::{self, Listed};
 use super::delete::delete;
 use super::failure::{errno_of, errno_of_list};
-use super::listing::{Cursor, Page, told};
+use super::listing::{Cursor, DELIMITER, Page, told};
 use super::ranges::Ranges;
 use super::store::Store;
 use super::subtree::Subtree;
@@ -297,14 +297,17 @@ async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {
     Ok(attributes::dir(&prefix, store.dev))
 }
 
-/// Up to so many keys that begin with a prefix. One that is not UTF-8 is told in other letters.
+/// Up to so many names right below a prefix. One that is not UTF-8 is told in other letters.
 async fn first_keys(store: &Store, prefix: &str, count: i32) -> Result<Vec<String>, Errno> {
     let request = store.client.list_objects_v2().bucket(&store.bucket);
-    let request = request.prefix(prefix).max_keys(count);
+    let request = request.prefix(prefix).delimiter(DELIMITER);
+    let request = request.max_keys(count);
     let request = request.encoding_type(EncodingType::Url);
     let answer = store.in_turn(request.send()).await;
     let answer = answer.map_err(|error| errno_of_list(&error))?;
-    let keys = answer.contents().iter().filter_map(|object| object.key());
+    let keys = answer.contents().iter().map(|object| object.key());
+    let dirs = answer.common_prefixes().iter().map(|dir| dir.prefix());
+    let keys = keys.chain(dirs).flatten();
     let keys = keys.map(|key| told(key, answer.encoding_type()));
     let keys = keys.map(|key| String::from_utf8_lossy(&key).into_owned());
     let keys: Vec<String> = keys.collect();

@@ -109,14 +109,14 @@ impl Cursor {
             return Ok((Page::default(), false));
         }
         self.pages += 1;
-        let mut page = None;
+        let (mut page, mut is_refused) = (None, false);
         self.is_deep |= self.next == Next::Start && store.lists_trees();
         if self.is_deep {
             page = match self.ask(store, prefix, None).await {
                 Ok(found) => self.whole_keys(store, prefix, &found)?,
+                // There are policies that allow no more than a directory's names.
                 Err(Errno::EACCES) if self.next == Next::Start => {
-                    // There are policies that allow no more than a directory's names.
-                    store.list_directories();
+                    is_refused = true;
                     None
                 }
                 Err(errno) => return Err(errno),
@@ -134,6 +134,9 @@ impl Cursor {
                 }
                 found => found?,
             };
+            if is_refused {
+                store.list_directories();
+            }
             self.names_of(&found, prefix)?
         };
         let may_be_new = store.side == Side::Destination;

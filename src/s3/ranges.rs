@@ -202,7 +202,7 @@ impl Job {
             if common.len() < self.prefix.len() || !end.is_ascii_alphanumeric() {
                 return Err(Errno::EAGAIN);
             }
-            let before = format!("{common}{}~", char::from(end - 1));
+            let before = format!("{common}{}~", char::from(before(*end)));
             let found = first_name(&self.store, &self.prefix, &before).await?;
             Ok(found.is_some_and(|found| found.as_slice() > before.as_bytes() && *found <= *last))
         });
@@ -277,16 +277,20 @@ fn between(first: &[u8], last: &[u8], end: Option<&[u8]>, prefix: usize) -> Opti
             continue;
         };
         if middle > low && middle < high {
-            // A slash would make it a key within a directory.
-            let before = if middle == FIRST { b'.' } else { middle - 1 };
-            let (middle, before) = (char::from(middle), char::from(before));
-            return Some(Divide {
-                key: format!("{common}{middle}"),
-                before: format!("{common}{before}~"),
-            });
+            let before = format!("{common}{}~", char::from(before(middle)));
+            // What has been told is not to be told again.
+            if before.as_bytes() >= last {
+                let key = format!("{common}{}", char::from(middle));
+                return Some(Divide { key, before });
+            }
         }
     }
     None
+}
+
+/// The byte before one that divides: not a slash, which would make a key within a directory.
+fn before(byte: u8) -> u8 {
+    if byte == FIRST { b'.' } else { byte - 1 }
 }
 
 /// How many bytes two keys begin with in common.
@@ -340,6 +344,12 @@ mod tests {
         }
         assert_eq!(key("p/img-0099", Some("p/img-01")), None);
         assert_eq!(key("p/zz", None), None);
+        let accented = "p/a\u{e9}5";
+        assert_eq!(
+            key(accented, Some("p/c")),
+            None,
+            "what comes before 'b' was told"
+        );
     }
 
     #[test]

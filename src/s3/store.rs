@@ -28,6 +28,7 @@ use super::about::Kept;
 use super::clock::Clock;
 use super::delete::Deleter;
 use super::failure::{errno_of, words};
+use super::listing::DELIMITER;
 use super::options::{Form, Listing, Options};
 use super::turns::{BEGUN, Listener, Turns};
 use super::url::Url;
@@ -192,6 +193,7 @@ impl Store {
             .list_objects_v2()
             .bucket(&self.bucket)
             .prefix(&url.prefix)
+            .delimiter(DELIMITER)
             .encoding_type(EncodingType::Url)
             .max_keys(1);
         let impatient = request.clone().customize();
@@ -201,7 +203,8 @@ impl Store {
             found => found,
         };
         let found = found.map_err(|error| words(&error))?;
-        let is_empty = found.contents().is_empty() && found.is_truncated() != Some(true);
+        let has_names = !found.contents().is_empty() || !found.common_prefixes().is_empty();
+        let is_empty = !has_names && found.is_truncated() != Some(true);
         if is_empty && !url.prefix.is_empty() && side == Side::Source {
             return Err(format!("no key begins with '{}'", url.prefix));
         }

@@ -219,21 +219,27 @@ impl Part {
             if let Some(listed) = &listed
                 && self.plan.changes() == changes
             {
-                self.expect_to_stay(position, batch.name_bytes(entry), &listed[at]);
+                self.expect_to_stay(position, batch.name_bytes(entry), &listed[at], entry);
             }
         }
         batch
     }
 
-    /// Nothing is to be done about a name of the destination. `listed`: what its listing told.
-    fn expect_to_stay(&mut self, position: Option<usize>, name: &[u8], listed: &Entry) {
+    /// Nothing is to be done about a name of the destination. `listed`: what its listing told; `now`: what is known of it.
+    fn expect_to_stay(
+        &mut self,
+        position: Option<usize>,
+        name: &[u8],
+        listed: &Entry,
+        now: &Entry,
+    ) {
         let source = position.map(|position| &self.plan.source.entries[position]);
         // Those are in the plan.
         let is_dir = source.is_some_and(|source| source.kind() == Some(Kind::Dir));
         if let Some(expected) = self.plan.expected.get_mut()
             && !is_dir
         {
-            expected.keep(name, listed);
+            expected.keep(name, listed, now);
         }
     }
 
