@@ -247,16 +247,22 @@ async fn list(shard: &Shard, open: Op, mut listed: Listed) -> Option<Listed> {
     let Ok(Reply::Opened(dir, _)) = shard.dest.start(open).await else {
         return None;
     };
+    see_all(shard, &dir, |name, entry| listed.see(name, entry)).await?;
+    Some(listed)
+}
+
+/// Shows all names of an open directory of the destination. Nothing when not all could be listed, or some are none.
+async fn see_all(shard: &Shard, dir: &Handle, mut see: impl FnMut(&[u8], &Entry)) -> Option<()> {
     let mut listing = shard.take_listing();
     loop {
-        let (read, more) = read_batch(&shard.dest, &dir, listing).await.ok()?;
+        let (read, more) = read_batch(&shard.dest, dir, listing).await.ok()?;
         listing = read;
         if !listing.refused.is_empty() {
             // Each run tells of that.
             return None;
         }
         for entry in &listing.entries {
-            listed.see(listing.name_bytes(entry), entry);
+            see(listing.name_bytes(entry), entry);
         }
         listing.clear();
         if !more {
@@ -264,7 +270,7 @@ async fn list(shard: &Shard, open: Op, mut listed: Listed) -> Option<Listed> {
         }
     }
     shard.keep_listing(listing);
-    Some(listed)
+    Some(())
 }
 
 fn clock(shard: &Shard, dir: &Handle, at: Time, newest: Time) -> Time {
@@ -289,12 +295,15 @@ pub(super) fn count_dir(shard: &Shard, node: &Node) {
 
 /// Counts the entries of one: nobody looks at their copies.
 pub(super) fn count_entries(shard: &Shard, source: &Listing) {
-    // In a bucket files are asked for, each by itself, unless a listing tells all that is wanted.
-    let is_call = |entry: &Entry| {
-        let asks = !shard.shared.options.policy.dest_keeps_no_times;
-        shard.dest.has_dir_times() || asks && entry.kind() != Some(Kind::Dir)
+    let is_file = |entry: &&Entry| entry.kind() != Some(Kind::Dir);
+    let calls = if shard.dest.has_dir_times() {
+        source.len()
+    } else if shard.shared.options.policy.dest_keeps_no_times {
+        // A listing tells all that is wanted.
+        0
+    } else {
+        source.entries.iter().filter(is_file).count()
     };
-    let calls = source.entries.iter().filter(|entry| is_call(entry)).count();
     shard.tally().calls_saved.add(calls as u64);
 }
 
@@ -302,8 +311,10 @@ pub(super) fn count_entries(shard: &Shard, source: &Listing) {
 pub(super) fn expected(shard: &Shard, node: &Node) -> Option<Expected> {
     let is_asked = shard.shared.options.passing.rows().is_some() && !shard.dest.has_dir_times();
     let wanted = is_asked && contents(shard, node).is_some();
-    let at = now();
-    wanted.then(|| Expected::since(shard.dest.clock(at).unwrap_or(at)))
+    wanted.then(|| {
+        let at = now();
+        Expected::since(shard.dest.clock(at).unwrap_or(at))
+    })
 }
 
 /// This run has made all names of a plan. From now on nobody changes them but others.
@@ -373,19 +384,9 @@ pub async fn is_as_filled(shard: &Shard, node: &Node, dir: &Handle) -> bool {
 pub async fn look_again(shard: &Shard, node: &Node, dir: &Handle) -> Option<Meta> {
     let found = node.found()?;
     let now = stat_open(shard, dir).await?;
-    let (mut names, mut listing) = (0_u64, shard.take_listing());
-    loop {
-        let (read, more) = read_batch(&shard.dest, dir, listing).await.ok()?;
-        listing = read;
-        for entry in &listing.entries {
-            names = names.wrapping_add(name_digest(listing.name_bytes(entry)));
-        }
-        listing.clear();
-        if !more {
-            break;
-        }
-    }
-    shard.keep_listing(listing);
+    let mut names = 0_u64;
+    let add = |name: &[u8], _: &Entry| names = names.wrapping_add(name_digest(name));
+    see_all(shard, dir, add).await?;
     (names == found.names).then_some(now)
 }
 
