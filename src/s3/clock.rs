@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::SystemTime;
 
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::DateTime;
 
 use crate::model::Time;
 
@@ -32,33 +28,13 @@ impl Clock {
     }
 
     /// The server dated an answer, in whole seconds, that came at the moment `now` of ours.
-    fn hear(&self, date: DateTime, now: Time) {
+    pub(super) fn hear(&self, date: DateTime, now: Time) {
         let date = Time {
             sec: date.secs(),
             nsec: 0,
         };
         let ahead = date.as_nanos().saturating_sub(now.as_nanos());
         self.0.fetch_max(ahead, Relaxed);
-    }
-}
-
-impl Intercept for Clock {
-    fn name(&self) -> &'static str {
-        "clock"
-    }
-
-    fn read_after_transmit(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
-        if let Some(date) = date {
-            self.hear(date, SystemTime::now().into());
-        }
-        Ok(())
     }
 }
 

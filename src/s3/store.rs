@@ -268,7 +268,7 @@ impl Store {
         work: impl Future<Output = Result<T, Errno>> + Send + 'static,
     ) -> Result<T, Errno> {
         let mut running = tokio::task::JoinSet::new();
-        running.spawn_on(work, self.runtime().handle());
+        running.spawn_on(work, self.handle());
         match running.join_next().await {
             Some(Ok(outcome)) => outcome,
             Some(Err(error)) => {
@@ -441,7 +441,6 @@ async fn client(options: &Options, turns: Arc<Turns>, clock: Clock) -> (Client, 
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(is_compatible)
         .retry_partition(unbounded.build())
-        .interceptor(Listener(turns))
-        .interceptor(clock);
+        .interceptor(Listener { turns, clock });
     (Client::from_conf(config.build()), shared)
 }

@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::clock::Clock;
 use crate::control::requests::{Figures, Requests};
 
 /// Answers that say that there are too many requests.
@@ -99,11 +101,14 @@ impl Drop for Turn<'_> {
 
 /// Shows the answers to each attempt; the SDK repeats some by itself.
 #[derive(Debug)]
-pub(super) struct Listener(pub(super) Arc<Turns>);
+pub(super) struct Listener {
+    pub(super) turns: Arc<Turns>,
+    pub(super) clock: Clock,
+}
 
 impl Intercept for Listener {
     fn name(&self) -> &'static str {
-        "turns"
+        "listener"
     }
 
     fn read_after_transmit(
@@ -115,7 +120,12 @@ impl Intercept for Listener {
         let status = context.response().status().as_u16();
         let begun = BEGUN.try_with(|begun| *begun);
         let begun = begun.unwrap_or_else(|_| Instant::now());
-        self.0.on_answer(begun, SLOW_DOWN.contains(&status));
+        self.turns.on_answer(begun, SLOW_DOWN.contains(&status));
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        if let Some(date) = date {
+            self.clock.hear(date, SystemTime::now().into());
+        }
         Ok(())
     }
 }
