@@ -6,15 +6,14 @@ use std::sync::{Arc, Mutex as Slot, MutexGuard, PoisonError};
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::types::EncodingType;
 use futures_util::{StreamExt, stream};
 use nix::errno::Errno;
 use tokio::sync::Mutex;
 
 use super::attributes::{self, Listed};
 use super::delete::delete;
-use super::failure::{errno_of, errno_of_list};
-use super::listing::{Cursor, DELIMITER, Page, told};
+use super::failure::errno_of;
+use super::listing::{Cursor, Page, first_names};
 use super::ranges::Ranges;
 use super::store::Store;
 use super::subtree::Subtree;
@@ -93,10 +92,10 @@ impl Dir {
     /// ENOTEMPTY, and others of [`errno_of`].
     pub(super) async fn remove(&self, store: &Arc<Store>) -> Result<(), Errno> {
         let (asking, prefix) = (store.clone(), self.prefix.clone());
-        let listed = store.run(async move { first_keys(&asking, &prefix, 2).await });
+        let listed = store.run(async move { first_names(&asking, &prefix, None, 2).await });
         match listed.await?.as_slice() {
             [] => Ok(()),
-            [only] if *only == self.prefix => delete(store, self.prefix.clone()).await,
+            [only] if *only == self.prefix.as_bytes() => delete(store, self.prefix.clone()).await,
             _ => Err(Errno::ENOTEMPTY),
         }
     }
@@ -291,30 +290,10 @@ async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {
     if prefix.len() > KEY_BYTES_MAX {
         return Err(Errno::ENOENT);
     }
-    if first_keys(store, &prefix, 1).await?.is_empty() {
+    if first_names(store, &prefix, None, 1).await?.is_empty() {
         return Err(Errno::ENOENT);
     }
     Ok(attributes::dir(&prefix, store.dev))
-}
-
-/// Up to so many names right below a prefix. One that is not UTF-8 is told in other letters.
-async fn first_keys(store: &Store, prefix: &str, count: i32) -> Result<Vec<String>, Errno> {
-    let request = store.client.list_objects_v2().bucket(&store.bucket);
-    let request = request.prefix(prefix).delimiter(DELIMITER);
-    let request = request.max_keys(count);
-    let request = request.encoding_type(EncodingType::Url);
-    let answer = store.in_turn(request.send()).await;
-    let answer = answer.map_err(|error| errno_of_list(&error))?;
-    let keys = answer.contents().iter().map(|object| object.key());
-    let dirs = answer.common_prefixes().iter().map(|dir| dir.prefix());
-    let keys = keys.chain(dirs).flatten();
-    let keys = keys.map(|key| told(key, answer.encoding_type()));
-    let keys = keys.map(|key| String::from_utf8_lossy(&key).into_owned());
-    let keys: Vec<String> = keys.collect();
-    if keys.is_empty() && answer.is_truncated() == Some(true) {
-        return Err(Errno::EPROTO);
-    }
-    Ok(keys)
 }
 
 fn of_length(key: String) -> Result<String, Errno> {

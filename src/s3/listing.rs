@@ -196,9 +196,8 @@ impl Cursor {
         if is_first && is_last {
             keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         }
-        let follow = |key: &Vec<u8>| key.as_slice() >= self.last.as_slice();
-        let is_sorted = keys.is_sorted_by(|(one, _), (other, _)| one < other);
-        if !is_sorted || !keys.first().is_none_or(|(key, _)| follow(key)) {
+        let follows = keys.first().is_none_or(|(key, _)| *key >= self.last);
+        if !follows || !keys.is_sorted_by(|(one, _), (other, _)| one < other) {
             self.in_order = false;
             self.next = Next::Start;
             return Ok(None);
@@ -326,8 +325,7 @@ impl Cursor {
         }
     }
 
-    /// `keys` come with what is known of their objects, and common prefixes without.
-    /// They are sorted.
+    /// `keys` are sorted; they come with what is known of their objects, and common prefixes without.
     fn sort_out(&mut self, prefix: &str, keys: Vec<Name>) -> Page {
         let mut page = Page::default();
         for (key, listed) in keys {
@@ -388,26 +386,31 @@ async fn ask(
     store.run(sent).await
 }
 
-/// The first name of a directory behind a key: the key of an object, or what those of a subdirectory begin with.
+/// The first names of a directory, `count` at most, or the first behind a key: keys of objects, and what those of subdirectories
+/// begin with.
 ///
 /// # Errors
-/// See [`errno_of`], and EPROTO when the answer has neither a name nor an end.
-pub(super) async fn first_name(
-    store: &Arc<Store>,
+/// See [`errno_of_list`], and EPROTO when the answer has neither a name nor an end.
+pub(super) async fn first_names(
+    store: &Store,
     prefix: &str,
-    after: &str,
-) -> Result<Option<Vec<u8>>, Errno> {
-    let request = page_of(store, prefix).delimiter(DELIMITER);
-    let found = ask(store, request.start_after(after).max_keys(1)).await?;
+    after: Option<&str>,
+    count: i32,
+) -> Result<Vec<Vec<u8>>, Errno> {
+    let request = page_of(store, prefix).delimiter(DELIMITER).max_keys(count);
+    let request = request.set_start_after(after.map(str::to_owned));
+    let found = store.in_turn(request.send()).await;
+    let found = found.map_err(|error| errno_of_list(&error))?;
     let keys = found.contents().iter().map(|object| object.key());
     let dirs = found.common_prefixes().iter().map(|dir| dir.prefix());
     let names = keys.chain(dirs).flatten();
     let names = names.map(|name| told(name, found.encoding_type()));
-    let first = names.min();
-    if first.is_none() && found.is_truncated() == Some(true) {
+    let mut names: Vec<Vec<u8>> = names.collect();
+    if names.is_empty() && found.is_truncated() == Some(true) {
         return Err(Errno::EPROTO);
     }
-    Ok(first)
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// # Errors

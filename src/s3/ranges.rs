@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::dir::head;
-use super::listing::{Cursor, Page, first_name};
+use super::listing::{Cursor, Page, first_names};
 use super::store::Store;
 
 /// Workers of one directory.
@@ -168,7 +168,7 @@ impl Job {
                 return None;
             }
             // When that cannot be told now, the one who would have asked lists it all.
-            let found = first_name(&self.store, &self.prefix, &divide.before).await;
+            let found = self.first_behind(&divide.before).await;
             let is_empty = match found.ok()? {
                 None => true,
                 Some(next) => end.is_some_and(|end| next.as_slice() >= end),
@@ -179,6 +179,12 @@ impl Job {
             }
         }
         None
+    }
+
+    /// The first name behind a key.
+    async fn first_behind(&self, key: &str) -> Result<Option<Vec<u8>>, Errno> {
+        let names = first_names(&self.store, &self.prefix, Some(key), 1).await?;
+        Ok(names.into_iter().next())
     }
 
     /// Looks cost as much as pages do: there are few for each page.
@@ -203,7 +209,7 @@ impl Job {
                 return Err(Errno::EAGAIN);
             }
             let before = format!("{common}{}~", char::from(before(*end)));
-            let found = first_name(&self.store, &self.prefix, &before).await?;
+            let found = self.first_behind(&before).await?;
             Ok(found.is_some_and(|found| found.as_slice() > before.as_bytes() && *found <= *last))
         });
         tried.await.is_ok_and(|begins| *begins)
