@@ -184,7 +184,13 @@ impl Job {
     /// Whether one of its sides is a bucket.
     #[must_use]
     pub fn has_bucket(&self) -> bool {
-        Url::is_one(&self.source) || self.dest.as_deref().is_some_and(Url::is_one)
+        Url::is_one(&self.source) || self.to_bucket()
+    }
+
+    /// Whether its destination is one.
+    #[must_use]
+    pub fn to_bucket(&self) -> bool {
+        self.dest.as_deref().is_some_and(Url::is_one)
     }
 }
 

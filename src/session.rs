@@ -299,7 +299,7 @@ fn open_state(memory: &Memory, job: &Job) -> Result<Option<State>, Refusal> {
         dest: dest_path,
         options: memory.options.clone(),
     };
-    let places = if Url::is_one(dest) {
+    let places = if job.to_bucket() {
         // What a server has confirmed is on its disks.
         Vec::new()
     } else {

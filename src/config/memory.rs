@@ -12,8 +12,6 @@ use crate::model::Time;
 use crate::model::filter::Filter;
 use crate::model::path::escape;
 use crate::run::{Delete, Job};
-
-use crate::s3::Url;
 use crate::state::Use;
 use crate::transfer::WriteMode;
 
@@ -92,7 +90,6 @@ fn check(option: &str, args: &MemoryArgs, compare: &CompareArgs, job: &Job) -> R
     let verify = args.incremental == Some(IncrementalArg::VerifyMeta);
     let reads_rules = |filter: &Arc<Filter>| filter.reads_rules_of_tree();
     let since = args.since.is_some();
-    let to_bucket = job.dest.as_deref().is_some_and(Url::is_one);
     let refused = if since && job.has_bucket() {
         "--since goes by the ctimes of directories, and buckets have none: use --incremental, which goes by their listings"
     } else if since && (args.incremental.is_some() || args.resume) {
@@ -101,7 +98,7 @@ fn check(option: &str, args: &MemoryArgs, compare: &CompareArgs, job: &Job) -> R
         "--incremental=verify-meta compares everything, and --resume does not: leave one of them out"
     } else if since && args.partial {
         "--partial goes with --resume or --incremental: --since remembers nothing of files"
-    } else if args.partial && to_bucket {
+    } else if args.partial && job.to_bucket() {
         "--partial keeps files in part, and an object appears as a whole: leave it out"
     } else if args.partial && job.write_mode != WriteMode::Atomic {
         "--partial keeps files in part under temporary names: it goes with --write-mode atomic alone"
@@ -119,7 +116,7 @@ fn check(option: &str, args: &MemoryArgs, compare: &CompareArgs, job: &Job) -> R
         return Err(format!(
             "{option} passes over what is unchanged, and --ignore-times copies it: leave one of them out"
         ));
-    } else if compare.no_times && !since && !to_bucket {
+    } else if compare.no_times && !since && !job.to_bucket() {
         return Err(format!(
             "{option} needs times: by them it sees that a directory of DST was touched; leave --no-times out"
         ));

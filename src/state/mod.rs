@@ -133,8 +133,8 @@ pub struct State {
 
 impl State {
     /// Opens the state of a job in a directory, makes both when they are missing, and begins a run. `places`: each
-    /// filesystem of the destination, to be flushed when earlier runs did not; none where all that is written is safe at once. A dry run makes nothing, and gets nothing when
-    /// there is nothing.
+    /// filesystem of the destination, to be flushed when earlier runs did not; none where all that is written is safe at once. A dry
+    /// run makes nothing, and gets nothing when there is nothing.
     ///
     /// # Errors
     /// What is wrong, in words, and what to do about it: another run of the job is under way, the file is damaged or not ours,
