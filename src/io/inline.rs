@@ -171,6 +171,7 @@ fn run_namespace(op: &Op) -> Result<Reply, Errno> {
             let format = SFlag::from_bits_truncate(kind.mode_bits());
             mknodat(at, name.as_c_str(), format, mode_of(*mode), *rdev)?;
         }
+        Op::PutSymlink { .. } => return Err(Errno::EOPNOTSUPP),
         Op::MakeSymlink { at, name, target } => symlinkat(target.as_c_str(), at, name.as_c_str())?,
         Op::Link {
             from,

@@ -17,6 +17,7 @@ use super::buffer::Buffer;
 use super::ring::RingFuture;
 use super::small::{InOneGo, SmallCopy};
 use crate::error::OpKind;
+use crate::model::copies::Version;
 use crate::model::{Carried, Kind, Listing, Meta, Time, XattrChange, Xattrs};
 
 /// An open file or directory; clones share it, and the last one closes it.
@@ -280,7 +281,8 @@ pub enum Op {
         range: Range<usize>,
         offset: u64,
     },
-    /// Closes a file and says what close says (late write errors on network filesystems). → [`Reply::Done`]
+    /// Closes a file and says what close says (late write errors on network filesystems). → [`Reply::Done`] or
+    /// [`Reply::Made`]
     Close {
         file: Handle,
     },
@@ -306,6 +308,14 @@ pub enum Op {
         at: Handle,
         name: CString,
         target: CString,
+    },
+    /// Makes a symlink with its attributes, in place of whatever file or symlink has the name: where names are given to
+    /// what is whole. → [`Reply::Made`]
+    PutSymlink {
+        at: Handle,
+        name: CString,
+        target: CString,
+        change: Change,
     },
     /// → [`Reply::Link`]
     ReadLink {
@@ -341,7 +351,8 @@ pub enum Op {
         to_name: CString,
     },
     /// Sets what it can, all in order; the first failure is told in the end. Where the owner cannot be set, setuid and setgid
-    /// are not either, and a mode whose ACL cannot be set is narrowed to what its owning group may do.
+    /// are not either, and a mode whose ACL cannot be set is narrowed to what its owning group may do. → [`Reply::Done`] or
+    /// [`Reply::Made`]
     SetAttrs {
         inode: Handle,
         change: Change,
@@ -415,7 +426,7 @@ impl Op {
             Self::Close { .. } => OpKind::Close,
             Self::MakeDir { .. } => OpKind::MakeDir,
             Self::MakeNode { .. } => OpKind::MakeNode,
-            Self::MakeSymlink { .. } => OpKind::MakeSymlink,
+            Self::MakeSymlink { .. } | Self::PutSymlink { .. } => OpKind::MakeSymlink,
             Self::ReadLink { .. } => OpKind::ReadLink,
             Self::Link { .. } => OpKind::Link,
             Self::Unlink { .. } | Self::Discard { .. } => OpKind::Unlink,
@@ -453,6 +464,7 @@ impl Op {
             | Self::MakeDir { name, .. }
             | Self::MakeNode { name, .. }
             | Self::MakeSymlink { name, .. }
+            | Self::PutSymlink { name, .. }
             | Self::ReadLink { name, .. }
             | Self::Unlink { name, .. }
             | Self::RemoveDir { name, .. }
@@ -483,6 +495,7 @@ impl Op {
             | Self::MakeDir { at, .. }
             | Self::MakeNode { at, .. }
             | Self::MakeSymlink { at, .. }
+            | Self::PutSymlink { at, .. }
             | Self::ReadLink { at, .. }
             | Self::Unlink { at, .. }
             | Self::RemoveDir { at, .. }
@@ -528,6 +541,8 @@ pub enum Reply {
     /// `None` when only holes are left.
     Data(Option<Range<u64>>),
     Done,
+    /// Done, and what was made has a version.
+    Made(Version),
 }
 
 /// A failed operation: which of its system calls, and why.

@@ -16,11 +16,15 @@ pub struct Listed {
     older: u64,
     /// The others, as they look.
     newer: u64,
-    /// Of those, names and sizes alone.
-    newer_names: u64,
+    /// Of those, names, sizes and versions alone.
+    newer_versions: u64,
     dirs: u64,
     has_doubt: bool,
 }
+
+/// What a listing calls what was made, as its `ino`, until somebody makes another of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(pub u64);
 
 /// What a listing is to tell after a run, and what it told before of that.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +32,7 @@ pub struct Expected {
     since: Time,
     /// Files that the run leaves as they are, as they look.
     kept: u64,
-    /// Names and sizes of those that it writes.
+    /// Names, sizes and versions of those that it writes.
     written: u64,
     dirs: u64,
     /// So many are written or removed.
@@ -44,7 +48,7 @@ impl Listed {
             since,
             older: 0,
             newer: 0,
-            newer_names: 0,
+            newer_versions: 0,
             dirs: 0,
             has_doubt: false,
         }
@@ -57,7 +61,7 @@ impl Listed {
             Some(meta) if meta.ctime < self.since => add(&mut self.older, file(name, &meta)),
             Some(meta) => {
                 add(&mut self.newer, file(name, &meta));
-                add(&mut self.newer_names, named(name, meta.size));
+                add(&mut self.newer_versions, version(name, meta.size, meta.ino));
             }
             None => self.has_doubt = true,
         }
@@ -108,22 +112,20 @@ impl Expected {
         add(&mut self.kept, file(name, meta));
     }
 
-    /// A file or symlink that is written, with so many bytes.
-    pub fn write(&mut self, name: &[u8], size: u64) {
-        self.changes += 1;
-        add(&mut self.written, named(name, size));
+    /// So many files and symlinks are to be written, or go.
+    pub fn change(&mut self, count: usize) {
+        self.changes += count as u64;
+    }
+
+    /// One of those was written, with so many bytes.
+    pub fn write(&mut self, name: &[u8], size: u64, made: Version) {
+        add(&mut self.written, version(name, size, made.0));
     }
 
     /// One of those, after all, needs not be written: it is equal, and looks so.
-    pub fn leave(&mut self, name: &[u8], size: u64, meta: &Meta) {
+    pub fn leave(&mut self, name: &[u8], meta: &Meta) {
         self.changes -= 1;
-        self.written = self.written.wrapping_sub(named(name, size));
         self.keep_file(name, meta);
-    }
-
-    /// A name that goes.
-    pub fn remove(&mut self) {
-        self.changes += 1;
     }
 
     /// A directory that is there, or is made. Whether it has become so is seen when it is visited, or the next time.
@@ -155,7 +157,7 @@ impl Expected {
             None if self.changes > 0 => return None,
             None => self.kept,
             Some(again) => {
-                let as_expected = (again.older, again.newer_names) == (self.kept, self.written);
+                let as_expected = (again.older, again.newer_versions) == (self.kept, self.written);
                 if again.has_doubt || !as_expected {
                     return None;
                 }
@@ -178,17 +180,17 @@ fn told(entry: &Entry) -> Option<Meta> {
 }
 
 fn file(name: &[u8], meta: &Meta) -> u64 {
-    let mut bytes = [0; 3 * 8];
     // Some servers tell fractions of a second in listings, and not when asked.
-    let fields = [meta.ino, meta.size, meta.ctime.sec.cast_unsigned()];
-    for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
+    let sec = meta.ctime.sec.cast_unsigned();
+    xxh3_64_with_seed(&sec.to_le_bytes(), version(name, meta.size, meta.ino))
+}
+
+fn version(name: &[u8], size: u64, ino: u64) -> u64 {
+    let mut bytes = [0; 2 * 8];
+    for (to, field) in bytes.chunks_exact_mut(8).zip([size, ino]) {
         to.copy_from_slice(&field.to_le_bytes());
     }
     xxh3_64_with_seed(&bytes, xxh3_64(name))
-}
-
-fn named(name: &[u8], size: u64) -> u64 {
-    xxh3_64_with_seed(&size.to_le_bytes(), xxh3_64(name))
 }
 
 fn dir(name: &[u8]) -> u64 {
@@ -276,8 +278,8 @@ mod tests {
         let expected = || {
             let mut expected = Expected::since(START);
             keep(&mut expected, &[kept]);
-            expected.write(b"new", 7);
-            expected.remove();
+            expected.change(2);
+            expected.write(b"new", 7, Version(3));
             expected.dir(b"sub");
             expected
         };
@@ -304,6 +306,7 @@ mod tests {
                 vec![kept, new, (c"more", object(4, 1, 9))],
             ),
             ("another size", vec![kept, (c"new", object(3, 8, 1000))]),
+            ("another version", vec![kept, (c"new", object(4, 7, 1000))]),
             ("a clock behind", vec![kept, (c"new", object(3, 7, 999))]),
         ] {
             assert_eq!(confirm(&others), None, "{what}");
@@ -331,7 +334,7 @@ mod tests {
         assert_eq!(later(&[(c"a", object(0, 5, 900))]), None);
         let mut doubtful = Expected::since(START);
         doubtful.merge(&expected);
-        doubtful.write(b"new", 7);
+        doubtful.change(1);
         assert!(doubtful.to_confirm().is_none());
     }
 
@@ -350,7 +353,8 @@ mod tests {
         assert!(one.digest(None).is_some());
         assert_eq!(one.digest(None), whole.digest(None));
         for part in [&mut whole, &mut other] {
-            part.write(b"new", 7);
+            part.change(1);
+            part.write(b"new", 7, Version(3));
             part.dir(b"sub");
         }
         let mut again = Expected::since(Time {
@@ -373,10 +377,9 @@ mod tests {
         let mut kept = Expected::since(START);
         keep(&mut kept, &[(c"a", a)]);
         let mut left = Expected::since(START);
-        left.write(b"a", 5);
+        left.change(1);
         left.leave(
             b"a",
-            5,
             &Meta {
                 unknown: Attrs::NONE,
                 ..a

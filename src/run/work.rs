@@ -300,7 +300,7 @@ impl Work<'_> {
                 if !attrs.is_empty() {
                     return self.repair(place, attrs, wanted, existing).await;
                 }
-                self.plan.leave(place.name, wanted.size, existing);
+                self.plan.leave(place.name, existing);
                 self.shard.tally().entries_equal.add(1);
                 Ok(())
             }
@@ -338,7 +338,8 @@ impl Work<'_> {
         existing: &Meta,
     ) -> Result<(), Failure> {
         if !self.hands.options.dry_run {
-            self.hands.lane.repair(place, wanted, existing).await?;
+            let version = self.hands.lane.repair(place, wanted, existing).await?;
+            self.plan.made(place.name, existing.size, version);
         }
         self.shard.tally().entries_repaired.add(1);
         let target = self.link_target(place, wanted.kind).await;
@@ -396,6 +397,7 @@ impl Work<'_> {
                         copied => copied?,
                     };
                     let tally = self.shard.tally();
+                    self.plan.made(place.name, copied.bytes, copied.version);
                     if copied.cloned {
                         tally.bytes_cloned.add(copied.bytes);
                         self.count_made(Kind::File, 0);
@@ -415,7 +417,8 @@ impl Work<'_> {
                 }
                 Kind::Symlink => {
                     let copy = async || lane.copy_symlink(place, wanted, existing).await;
-                    self.until_done(place, copy).await?;
+                    let version = self.until_done(place, copy).await?;
+                    self.plan.made(place.name, wanted.size, version);
                     self.count_made(Kind::Symlink, 0);
                 }
                 kind => {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use aws_sdk_s3::primitives::DateTime;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::options::Form;
 use crate::io::Change;
+use crate::model::copies::Version;
 use crate::model::{Attrs, Kind, Meta, Time};
 
 /// What is known of an object without its metadata.
@@ -96,10 +98,8 @@ impl Form {
         metadata: &HashMap<String, String>,
         dev: u64,
     ) -> Meta {
-        let mut meta = bare(Kind::File, listed.etag.as_bytes(), dev);
-        if listed.etag.is_empty() {
-            meta.ino = 0;
-        }
+        let mut meta = bare(Kind::File, dev);
+        meta.ino = version(&listed.etag).map_or(0, |version| version.0);
         meta.size = listed.size;
         meta.mtime = listed.modified;
         meta.ctime = listed.modified;
@@ -137,20 +137,29 @@ impl Form {
     }
 }
 
+/// Stands for an ETag: another object, or the same one with other contents, would have another. Servers do not all
+/// quote it everywhere.
+pub(super) fn version(etag: &str) -> Option<Version> {
+    let etag = etag.trim_matches('"');
+    (!etag.is_empty()).then(|| Version(xxh3_64(etag.as_bytes())))
+}
+
 /// A file that nobody has given anything yet.
 pub(super) fn unwritten(dev: u64) -> Meta {
-    let mut meta = bare(Kind::File, b"", dev);
+    let mut meta = bare(Kind::File, dev);
     meta.unknown = NOTHING_KNOWN;
     meta
 }
 
 /// A directory: it is there because keys are, and nobody knows more of it.
 pub(super) fn dir(prefix: &str, dev: u64) -> Meta {
-    bare(Kind::Dir, prefix.as_bytes(), dev)
+    Meta {
+        ino: xxh3_64(prefix.as_bytes()),
+        ..bare(Kind::Dir, dev)
+    }
 }
 
-/// `identity` is what another file, or the same one with other contents, would not have.
-fn bare(kind: Kind, identity: &[u8], dev: u64) -> Meta {
+fn bare(kind: Kind, dev: u64) -> Meta {
     Meta {
         kind,
         mode: if kind == Kind::Dir {
@@ -165,7 +174,7 @@ fn bare(kind: Kind, identity: &[u8], dev: u64) -> Meta {
         mtime: Time::default(),
         ctime: Time::default(),
         btime: Time::default(),
-        ino: xxhash_rust::xxh3::xxh3_64(identity),
+        ino: 0,
         dev,
         rdev: 0,
         has_holes: false,

@@ -10,12 +10,13 @@ use nix::errno::Errno;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::about::{About, dressed};
-use super::attributes::Listed;
+use super::attributes::{Listed, version};
 use super::dir::head;
 use super::store::{Store, patient};
 use super::upload::Upload;
 use crate::io::Change;
 use crate::model::Meta;
+use crate::model::copies::Version;
 
 /// Objects of up to so many parts are copied as a whole: a server takes some seconds for a gigabyte.
 const WHOLE_PARTS_MAX: u64 = 16;
@@ -66,10 +67,14 @@ impl Original {
     ///
     /// # Errors
     /// As [`Original::copy_to`].
-    pub(super) async fn redress(&self, store: &Arc<Store>, change: &Change) -> Result<(), Errno> {
+    pub(super) async fn redress(
+        &self,
+        store: &Arc<Store>,
+        change: &Change,
+    ) -> Result<Option<Version>, Errno> {
         let attributes = store.form.metadata(self.meta(store).kind, change);
         if attributes.is_empty() {
-            return Ok(());
+            return Ok(version(&self.version.etag));
         }
         let about = self.about.with(attributes).still_in_store(store);
         self.copy_about(store, &self.key, about).await
@@ -79,7 +84,7 @@ impl Original {
         format!("{}/{}", self.bucket, utf8_percent_encode(&self.key, &KEY))
     }
 
-    /// Makes the object of a key a copy of this one, with these attributes instead of its own.
+    /// Makes the object of a key a copy of this one, with these attributes instead of its own. Returns its [`version`].
     ///
     /// # Errors
     /// ESTALE when this one was replaced; others of [`errno_of`].
@@ -88,12 +93,17 @@ impl Original {
         store: &Arc<Store>,
         key: &str,
         attributes: HashMap<String, String>,
-    ) -> Result<(), Errno> {
+    ) -> Result<Option<Version>, Errno> {
         let about = self.about.with(attributes).in_store(store);
         self.copy_about(store, key, about).await
     }
 
-    async fn copy_about(&self, store: &Arc<Store>, key: &str, about: About) -> Result<(), Errno> {
+    async fn copy_about(
+        &self,
+        store: &Arc<Store>,
+        key: &str,
+        about: About,
+    ) -> Result<Option<Version>, Errno> {
         let whole_max = WHOLE_BYTES_MAX.min(WHOLE_PARTS_MAX * store.part_bytes);
         if self.version.size > whole_max {
             return self.copy_in_parts(store, key, about).await;
@@ -106,7 +116,9 @@ impl Original {
             .metadata_directive(MetadataDirective::Replace);
         let request = dressed!(request, about).customize();
         let request = request.config_override(patient(self.version.size));
-        store.ask(request.send()).await.map(drop)
+        let answer = store.ask(request.send()).await?;
+        let etag = answer.copy_object_result.and_then(|copy| copy.e_tag);
+        Ok(version(&etag.unwrap_or_default()))
     }
 
     async fn copy_in_parts(
@@ -114,7 +126,7 @@ impl Original {
         store: &Arc<Store>,
         key: &str,
         about: About,
-    ) -> Result<(), Errno> {
+    ) -> Result<Option<Version>, Errno> {
         let upload = Upload::new(store.clone(), key.to_owned());
         upload.begin_with(about).await?;
         let part_bytes = upload.part_bytes(self.version.size);

@@ -15,7 +15,8 @@ use super::options::{Form, Ways};
 use super::store::Store;
 use super::upload::{self, Upload};
 use crate::error::Side;
-use crate::io::{Change, Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+use crate::io::{Fs, Handle, Op, OpError, Outcome, Pending, Reply, Target};
+use crate::model::copies::Version;
 use crate::model::{Instruments, Kind, Time, Timed, Xattrs};
 
 /// No path is longer, so no symlink leads farther.
@@ -220,12 +221,12 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
             // Nothing keeps a directory's attributes.
             Node::Dir(_) => {}
             Node::Upload(upload) => upload.dress(change),
-            Node::Place(original) => original.redress(&store, &change).await?,
+            Node::Place(original) => return original.redress(&store, &change).await.map(made),
             Node::Object(_) => return Err(Errno::EBADF),
         },
         Op::Close { .. } => {
             if let Node::Upload(upload) = &*subject.0 {
-                upload.close().await?;
+                return upload.close().await.map(made);
             }
         }
         Op::Discard { .. } => subject.upload()?.abandon().await,
@@ -237,13 +238,19 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
                 upload::put(&store, &key, HashMap::new(), b"").await?;
             }
         }
-        Op::MakeSymlink { name, target, .. } => {
+        Op::PutSymlink {
+            name,
+            target,
+            change,
+            ..
+        } => {
             if store.form != Form::Posix {
                 return Err(Errno::EOPNOTSUPP);
             }
-            let metadata = store.form.metadata(Kind::Symlink, &Change::default());
+            let metadata = store.form.metadata(Kind::Symlink, &change);
             let key = subject.dir()?.new_key(&name)?;
-            upload::put(&store, &key, metadata, target.to_bytes()).await?;
+            let put = upload::put(&store, &key, metadata, target.to_bytes()).await;
+            return put.map(made);
         }
         Op::Unlink { name, .. } => delete(&store, subject.dir()?.key(&name)?).await?,
         Op::RemoveDir { name, .. } => subject.dir()?.below(&name)?.remove(&store).await?,
@@ -252,6 +259,10 @@ async fn change(store: Arc<Store>, subject: &Subject, op: Op) -> Result<Reply, E
         _ => return Err(Errno::EOPNOTSUPP),
     }
     Ok(Reply::Done)
+}
+
+fn made(version: Option<Version>) -> Reply {
+    version.map_or(Reply::Done, Reply::Made)
 }
 
 fn opened_dir(store: &Store, dir: Dir) -> Reply {

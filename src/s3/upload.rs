@@ -11,12 +11,14 @@ use nix::errno::Errno;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use super::about::{About, dressed};
+use super::attributes::version;
 use super::copy::Original;
 use super::dir::head;
 use super::failure::errno_of;
 use super::store::{Store, patient};
 use crate::io::Change;
 use crate::model::Kind;
+use crate::model::copies::Version;
 
 /// No object has more parts.
 const PARTS_MAX: u64 = 10_000;
@@ -219,17 +221,17 @@ impl Upload {
         self.store.form.metadata(Kind::File, &self.written().change)
     }
 
-    /// The object is there with the end of this, and not before.
+    /// The object is there with the end of this, and not before. Returns its [`version`].
     ///
     /// # Errors
     /// Those of [`errno_of`]; then what was there under its key still is.
-    pub(super) async fn close(&self) -> Result<(), Errno> {
-        self.finish().await?;
+    pub(super) async fn close(&self) -> Result<Option<Version>, Errno> {
+        let version = self.finish().await?;
         self.written().is_there = true;
-        Ok(())
+        Ok(version)
     }
 
-    async fn finish(&self) -> Result<(), Errno> {
+    async fn finish(&self) -> Result<Option<Version>, Errno> {
         let (parts, copy_of) = {
             let mut written = self.written();
             let waiting: u64 = written.parts.values().map(|part| part.filled).sum();
@@ -254,11 +256,14 @@ impl Upload {
         self.complete(parts).await
     }
 
-    /// Puts parts together that the server has.
+    /// Puts parts together that the server has. Returns the [`version`] of the object.
     ///
     /// # Errors
     /// Those of [`errno_of`].
-    pub(super) async fn complete(&self, mut parts: Vec<CompletedPart>) -> Result<(), Errno> {
+    pub(super) async fn complete(
+        &self,
+        mut parts: Vec<CompletedPart>,
+    ) -> Result<Option<Version>, Errno> {
         parts.sort_unstable_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts));
         let store = self.store.clone();
@@ -273,17 +278,20 @@ impl Upload {
         let completing = self.store.clone();
         let completed = store.run_to_end(async move {
             let answer = completing.in_turn(request.send()).await;
-            let Err(error) = answer else { return Ok(()) };
-            let errno = errno_of(&error);
+            let errno = match answer {
+                Ok(answer) => return Ok(answer.e_tag),
+                Err(error) => errno_of(&error),
+            };
             // The reply to an attempt before may have been lost.
             let there = head(&completing, &key).await;
-            let metadata = there.ok().and_then(|(_, answer)| answer.metadata);
-            let is_ours = metadata.is_some_and(|metadata| metadata.get(UPLOAD_ID) == Some(&own_id));
-            if is_ours { Ok(()) } else { Err(errno) }
+            let (listed, answer) = there.map_err(|_| errno)?;
+            let metadata = answer.metadata.unwrap_or_default();
+            let is_ours = metadata.get(UPLOAD_ID) == Some(&own_id);
+            is_ours.then_some(Some(listed.etag)).ok_or(errno)
         });
-        completed.await?;
+        let etag = completed.await?;
         self.written().is_over = true;
-        Ok(())
+        Ok(version(&etag.unwrap_or_default()))
     }
 
     /// Gives the object up: nothing of it stays, also when it is there already. Not even the end of the run keeps it.
@@ -361,7 +369,7 @@ async fn put_object(
     key: &str,
     metadata: HashMap<String, String>,
     part: Part,
-) -> Result<(), Errno> {
+) -> Result<Option<Version>, Errno> {
     let request = store.client.put_object();
     let request = request.bucket(&store.bucket).key(key);
     let request = dressed!(request, About::new(store, metadata));
@@ -370,10 +378,10 @@ async fn put_object(
     let request = request.config_override(patient(part.filled));
     let answer = store.ask(request.send()).await;
     drop(part.memory);
-    answer.map(drop)
+    Ok(version(&answer?.e_tag.unwrap_or_default()))
 }
 
-/// A small object with its contents: the marker of a directory, a symlink.
+/// A small object with its contents: the marker of a directory, a symlink. Returns its [`version`].
 ///
 /// # Errors
 /// Those of [`errno_of`].
@@ -382,7 +390,7 @@ pub(super) async fn put(
     key: &str,
     metadata: HashMap<String, String>,
     bytes: &[u8],
-) -> Result<(), Errno> {
+) -> Result<Option<Version>, Errno> {
     let mut part = Part::default();
     part.add(bytes, 0);
     put_object(store, key, metadata, part).await

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::time::Instant;
 
 use crate::io::Links;
-use crate::model::copies::Expected;
+use crate::model::copies::{Expected, Version};
 use crate::model::{Action, Entry, Kind, Listing, Meta, Time};
 use crate::throttle::IndexLease;
 
@@ -109,23 +109,27 @@ impl Plan {
         let Some(expected) = self.expected.get_mut() else {
             return;
         };
-        let name = |step: &Step| self.source.name_bytes(&self.source.entries[step.entry]);
-        for step in &self.steps {
-            let meta = self.source.entries[step.entry].meta(self.source_dev);
-            expected.write(name(step), meta.map_or(0, |meta| meta.size));
-        }
         for step in &self.dirs {
-            expected.dir(name(step));
+            let name = self.source.name_bytes(&self.source.entries[step.entry]);
+            expected.dir(name);
         }
-        for _ in &self.removals {
-            expected.remove();
+        expected.change(self.steps.len() + self.removals.len());
+    }
+
+    /// A step has turned out to have nothing to do: the destination is as it should be.
+    pub fn leave(&self, name: &CStr, dest: &Meta) {
+        if let Some(mut expected) = self.expected.get() {
+            expected.leave(name.to_bytes(), dest);
+            self.expected.set(Some(expected));
         }
     }
 
-    /// A step has turned out to have nothing to do: the destination is as it should be. `size`: of the source.
-    pub fn leave(&self, name: &CStr, size: u64, dest: &Meta) {
-        if let Some(mut expected) = self.expected.get() {
-            expected.leave(name.to_bytes(), size, dest);
+    /// A step has made a file or symlink of so many bytes, or given it other attributes.
+    pub fn made(&self, name: &CStr, size: u64, version: Option<Version>) {
+        if let Some(mut expected) = self.expected.get()
+            && let Some(version) = version
+        {
+            expected.write(name.to_bytes(), size, version);
             self.expected.set(Some(expected));
         }
     }

@@ -7,9 +7,10 @@ use futures_util::future::try_join;
 use nix::errno::Errno;
 
 use super::files::replaced;
-use super::{Failure, Lane, Place};
+use super::{Failure, Lane, Place, version_of};
 use crate::error::{OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, OpError, Reply, Target};
+use crate::model::copies::Version;
 use crate::model::{Attrs, Kind, Meta, XattrChange, Xattrs};
 
 impl Place<'_> {
@@ -120,11 +121,16 @@ impl Lane {
         Ok(attrs_of(&change))
     }
 
-    pub(super) async fn set_attrs(&self, inode: Handle, change: Change) -> Result<(), Failure> {
-        if !change.is_empty() {
-            self.on_dest(Op::SetAttrs { inode, change }).await?;
+    pub(super) async fn set_attrs(
+        &self,
+        inode: Handle,
+        change: Change,
+    ) -> Result<Option<Version>, Failure> {
+        if change.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let set = self.on_dest(Op::SetAttrs { inode, change }).await?;
+        Ok(version_of(&set))
     }
 
     /// Adds what the extended attributes need to `change`, and makes the whole change. What can be set is set also when
@@ -165,12 +171,17 @@ impl Lane {
         }
     }
 
-    /// Sets what differs on a name whose contents are right already.
+    /// Sets what differs on a name whose contents are right already. Returns its version now, where it has one.
     ///
     /// # Errors
     /// The operation that failed on the destination; `ESTALE` when the name has another inode than `now`,
     /// [`Cause::Replaced`](crate::error::Cause::Replaced) when the source's has another than `wanted` and the inode has other names.
-    pub async fn repair(&self, place: Place<'_>, wanted: &Meta, now: &Meta) -> Result<(), Failure> {
+    pub async fn repair(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        now: &Meta,
+    ) -> Result<Option<Version>, Failure> {
         let (inode, found) = self.open_place(place.dest, place.name.to_owned()).await?;
         if (found.dev, found.ino, found.kind) != (now.dev, now.ino, now.kind) {
             return Err(swapped());
@@ -190,8 +201,8 @@ impl Lane {
                 read = Err(replaced(Side::Source));
             }
         }
-        self.set_attrs(inode, change).await?;
-        read
+        let version = self.set_attrs(inode, change).await?;
+        read.map(|()| version)
     }
 
     /// Makes the attributes of a file that was just written those of its source, which is open.
@@ -247,7 +258,7 @@ impl Lane {
                 let source = Target::Open(source.clone());
                 self.set_all(source, dest.clone(), change).await
             }
-            (None, dest) => self.set_attrs(dest.clone(), change).await,
+            (None, dest) => self.set_attrs(dest.clone(), change).await.map(drop),
         }
     }
 
@@ -260,7 +271,7 @@ impl Lane {
             mode: Some(now.mode | 0o700),
             ..Change::default()
         };
-        self.set_attrs(dir, change).await
+        self.set_attrs(dir, change).await.map(drop)
     }
 }
 

@@ -464,7 +464,7 @@ impl Lane {
                 tracing::warn!(?failure, "a backup lacks an attribute of its original");
                 Ok(())
             }
-            result => result,
+            result => result.map(drop),
         }
     }
 

@@ -6,10 +6,13 @@ use nix::errno::Errno;
 
 use super::backup::Kept;
 use super::partial::Partial;
-use super::{Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode, verify};
+use super::{
+    Copied, Failure, Fsync, Lane, LaneOptions, Place, Spread, WriteMode, verify, version_of,
+};
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Change, Handle, Links, Op, Reply, Target};
 use crate::model::compare::INCOMPLETE;
+use crate::model::copies::Version;
 use crate::model::{Attrs, Kind, Meta};
 
 /// How often a file is copied again because it changed meanwhile.
@@ -169,7 +172,7 @@ impl Lane {
                     }
                     return Err(failure.of_original());
                 }
-                installed => installed?,
+                installed => copied.version = installed?,
             }
             if let Some(file) = written
                 && self.options.verify
@@ -464,13 +467,13 @@ impl Lane {
         Ok(true)
     }
 
-    /// Closes the file, which may tell late write errors, and gives it its final name.
+    /// Closes the file, which may tell late write errors, and gives it its final name. Returns its version, where it has one.
     async fn install(
         &self,
         place: Place<'_>,
         made: Made,
         existing: Option<&Meta>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Version>, Failure> {
         let Made {
             name,
             file,
@@ -482,8 +485,11 @@ impl Lane {
         let kept = (landing == Landing::Closing).then(|| file.clone());
         let installed = match self.on_dest(Op::Close { file }).await {
             Ok(_) if landing == Landing::Temp => self.replace(place, name.clone(), existing).await,
-            // It is there beside what was in its way.
-            Ok(_) if landing == Landing::Closing => return self.clear_way(place).await,
+            Ok(made) if landing == Landing::Closing => {
+                // It is there beside what was in its way.
+                self.clear_way(place).await?;
+                return Ok(version_of(&made));
+            }
             Ok(_) => Ok(()),
             Err(failure) => Err(failure),
         };
@@ -499,7 +505,7 @@ impl Lane {
                 self.discard(place.dest, &name).await;
             }
         }
-        installed
+        installed.map(|()| None)
     }
 
     /// After an attempt that failed: nothing of it stays, or what stays cannot be taken for complete.

@@ -34,6 +34,7 @@ use nix::errno::Errno;
 use crate::error::{Cause, OpKind, Side};
 use crate::io::{Fs, Handle, Links, Op, OpError, Outcome, Reply};
 use crate::model::chunks::Chunks;
+use crate::model::copies::Version;
 use crate::model::{Attrs, Instruments, Meta, Policy};
 use crate::throttle::{Cancel, Coordinator, Semaphore};
 use temp::TempNames;
@@ -212,6 +213,16 @@ pub struct Copied {
     pub unsettled: bool,
     /// The contents are in place, and this attribute is not.
     pub unset: Option<Failure>,
+    /// Where one is told.
+    pub version: Option<Version>,
+}
+
+/// What was made, where a reply tells it.
+fn version_of(reply: &Reply) -> Option<Version> {
+    match reply {
+        Reply::Made(version) => Some(*version),
+        _ => None,
+    }
 }
 
 /// Removes what is in the way of a new entry.

@@ -5,13 +5,14 @@ use std::ffi::CString;
 use nix::errno::Errno;
 
 use super::backup::Kept;
-use super::{Failure, Lane, Place, WriteMode};
+use super::{Failure, Lane, Place, WriteMode, version_of};
 use crate::error::Side;
 use crate::io::{Handle, Op, Reply};
-use crate::model::Meta;
+use crate::model::copies::Version;
+use crate::model::{Attrs, Meta};
 
 impl Lane {
-    /// Makes the destination's symlink point where the source's does. Returns the target.
+    /// Makes the destination's symlink point where the source's does. Returns its version, where it has one.
     ///
     /// # Errors
     /// What failed; the destination then has what it had before.
@@ -20,15 +21,40 @@ impl Lane {
         place: Place<'_>,
         wanted: &Meta,
         existing: Option<&Meta>,
-    ) -> Result<CString, Failure> {
+    ) -> Result<Option<Version>, Failure> {
         let link = self.read_link(place, Side::Source).await?;
+        if self.options.write_mode == WriteMode::Whole {
+            return self.put_symlink(place, wanted, link).await;
+        }
         self.make(place, wanted, existing, |at, name| Op::MakeSymlink {
             at,
             name,
             target: link.clone(),
         })
         .await?;
-        Ok(link)
+        Ok(None)
+    }
+
+    async fn put_symlink(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        target: CString,
+    ) -> Result<Option<Version>, Failure> {
+        let nothing = Meta {
+            unknown: Attrs::all(),
+            ..*wanted
+        };
+        let op = Op::PutSymlink {
+            at: place.dest.clone(),
+            name: place.name.to_owned(),
+            target,
+            change: self.change_for(wanted, &nothing, None),
+        };
+        let version = version_of(&self.on_dest(op).await?);
+        // It is there beside what was in its way.
+        self.clear_way(place).await?;
+        Ok(version)
     }
 
     /// Makes a fifo, socket or device node like the source's.
@@ -86,19 +112,12 @@ impl Lane {
         existing: Option<&Meta>,
         op: impl Fn(Handle, CString) -> Op,
     ) -> Result<(), Failure> {
-        let is_whole = self.options.write_mode == WriteMode::Whole;
-        if is_whole || existing.is_none() && place.way.is_none() {
+        if existing.is_none() && place.way.is_none() {
             match self
                 .on_dest(op(place.dest.clone(), place.name.to_owned()))
                 .await
             {
-                Ok(_) => {
-                    if is_whole {
-                        // It is there beside what was in its way.
-                        self.clear_way(place).await?;
-                    }
-                    return self.dress(place, place.name, wanted).await;
-                }
+                Ok(_) => return self.dress(place, place.name, wanted).await,
                 // Somebody was faster: replace it like any other.
                 Err(failure) if failure.is(Errno::EEXIST) => {}
                 Err(failure) => return Err(failure),

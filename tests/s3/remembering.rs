@@ -199,10 +199,10 @@ fn what_others_do_to_the_bucket_is_seen() {
     }
 }
 
-/// Between the upload of an object and the last look at its directory.
+/// Between the upload of an object and the last look at its directory: with that, here.
 #[test]
 fn what_others_do_meanwhile_is_not_taken_for_ours() {
-    for name in ["to/one/more", "to/one/b"] {
+    for name in ["to/one/more", "to/one/b", "to/one/a"] {
         let job = Job::new(false, true);
         fs::create_dir(job.src.join("one")).unwrap();
         fs::write(job.src.join("one/a"), "one").unwrap();
@@ -210,17 +210,24 @@ fn what_others_do_meanwhile_is_not_taken_for_ours() {
         job.settle();
         job.sync(&["--delete"]).exits(0);
         job.settle();
-        fs::write(job.src.join("one/a"), "changed").unwrap();
+        // As long as what others write.
+        fs::write(job.src.join("one/a"), "second").unwrap();
         job.settle();
-        job.scene.server.faults(move |request| {
-            let is_ours = matches!(request, Request::Put(key) if key == "to/one/a");
-            is_ours.then_some(Fault::Meanwhile(name))
+        let is_there = AtomicBool::new(false);
+        job.scene.server.faults(move |request| match request {
+            Request::Put(key) if key == "to/one/a" => {
+                is_there.store(true, SeqCst);
+                None
+            }
+            Request::List(_) if is_there.load(SeqCst) => Some(Fault::Meanwhile(name)),
+            _ => None,
         });
         job.sync(&["--delete"]).exits(0);
         job.scene.server.faults(|_| None);
         let told = job.sync(&["--delete"]);
         assert_eq!(told.exits(0).count("dirs_unchanged"), 1, "the root: {name}");
         assert_eq!(job.scene.server.keys(), ["to/one/a", "to/one/b"]);
+        assert_eq!(job.scene.server.body("to/one/a").unwrap(), b"second");
         assert_eq!(job.scene.server.body("to/one/b").unwrap(), b"one");
     }
 }
