@@ -1,5 +1,6 @@
 //! The S3 server of the tests, for measuring: prints its URL; for each line that it reads, prints what it was asked for since
-//! the last one, and ends with its input. A number in a line says how many milliseconds an answer takes from then on. Nothing is kept.
+//! the last one, and ends with its input. A number in a line says how many milliseconds an answer takes from then on; `md5`, that ETags
+//! are MD5s. Nothing is kept.
 #![allow(dead_code, clippy::unwrap_used)] // Tests ask it for more.
 
 #[path = "../tests/s3/server.rs"]
@@ -19,6 +20,9 @@ fn main() {
         if let Ok(millis) = line.parse() {
             let latency = Duration::from_millis(millis);
             server.faults(move |_| Some(Fault::Delay(latency)));
+        }
+        if line == "md5" {
+            server.sum();
         }
         let mut counts = BTreeMap::<&str, u64>::new();
         for request in server.seen() {

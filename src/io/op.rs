@@ -17,6 +17,7 @@ use super::buffer::Buffer;
 use super::ring::RingFuture;
 use super::small::{InOneGo, SmallCopy};
 use crate::error::OpKind;
+use crate::model::checksum::Checksum;
 use crate::model::copies::Version;
 use crate::model::{Carried, Kind, Listing, Meta, Time, XattrChange, Xattrs};
 
@@ -362,6 +363,11 @@ pub enum Op {
         target: Target,
         carried: Carried,
     },
+    /// What is known of a file's contents without reading them, where [`Fs::keeps_checksums`]. → [`Reply::Checksum`]
+    ReadChecksum {
+        at: Handle,
+        name: CString,
+    },
     /// The first range of data (not a hole) that ends after `offset`. → [`Reply::Data`]
     SeekData {
         file: Handle,
@@ -418,7 +424,7 @@ impl Op {
         match self {
             Self::OpenDir { .. } | Self::OpenDirBelow { .. } => OpKind::OpenDir,
             Self::ReadDir { .. } => OpKind::ReadDir,
-            Self::StatMany { .. } | Self::Stat { .. } => OpKind::Stat,
+            Self::StatMany { .. } | Self::Stat { .. } | Self::ReadChecksum { .. } => OpKind::Stat,
             Self::Open { .. } | Self::OpenPlace { .. } | Self::OpenWrite { .. } => OpKind::Open,
             Self::Create { .. } => OpKind::Create,
             Self::Read { .. } => OpKind::Read,
@@ -466,6 +472,7 @@ impl Op {
             | Self::MakeSymlink { name, .. }
             | Self::PutSymlink { name, .. }
             | Self::ReadLink { name, .. }
+            | Self::ReadChecksum { name, .. }
             | Self::Unlink { name, .. }
             | Self::RemoveDir { name, .. }
             | Self::Rename { to: name, .. }
@@ -497,6 +504,7 @@ impl Op {
             | Self::MakeSymlink { at, .. }
             | Self::PutSymlink { at, .. }
             | Self::ReadLink { at, .. }
+            | Self::ReadChecksum { at, .. }
             | Self::Unlink { at, .. }
             | Self::RemoveDir { at, .. }
             | Self::Rename { at, .. } => at,
@@ -538,6 +546,7 @@ pub enum Reply {
     Cached(bool),
     Link(CString),
     Xattrs(Xattrs),
+    Checksum(Option<Checksum>),
     /// `None` when only holes are left.
     Data(Option<Range<u64>>),
     Done,
@@ -605,6 +614,11 @@ pub trait Fs {
     /// Whether the times of a directory move when its names change.
     fn has_dir_times(&self) -> bool {
         true
+    }
+
+    /// Whether it may know what files have in them without reading them.
+    fn keeps_checksums(&self) -> bool {
+        false
     }
 
     /// Whether its times are certain to come from the clock of this machine.

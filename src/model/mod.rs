@@ -1,6 +1,7 @@
 //! Pure types and rules: what an entry is, how two entries compare, what to do about it. No I/O, no clock, no async.
 
 pub mod action;
+pub mod checksum;
 pub mod chunks;
 pub mod compare;
 pub mod copies;

@@ -8,6 +8,8 @@ mod absent;
 #[cfg(feature = "s3")]
 mod attributes;
 #[cfg(feature = "s3")]
+mod checksum;
+#[cfg(feature = "s3")]
 mod clock;
 #[cfg(feature = "s3")]
 mod copy;

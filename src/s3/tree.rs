@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::attributes;
+use super::checksum;
 use super::copy::Original;
 use super::delete::delete;
 use super::dir::{Dir, look_up};
@@ -101,6 +102,10 @@ impl Fs for ObjectFs {
     fn has_dir_times(&self) -> bool {
         false
     }
+
+    fn keeps_checksums(&self) -> bool {
+        true
+    }
 }
 
 /// What an operation is about.
@@ -181,6 +186,10 @@ async fn run(store: Arc<Store>, ways: Ways, op: Op) -> Result<Reply, Errno> {
         Op::ReadLink { name, .. } => {
             let link = read_link(&store, subject.dir()?.key(&name)?).await?;
             Ok(Reply::Link(link))
+        }
+        Op::ReadChecksum { name, .. } => {
+            let known = checksum::read(&store, subject.dir()?.key(&name)?).await?;
+            Ok(Reply::Checksum(known))
         }
         Op::DropCache { .. } => Ok(Reply::Done),
         Op::SetDirect { .. } | Op::Lock { .. } => Err(Errno::EOPNOTSUPP),

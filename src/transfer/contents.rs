@@ -284,7 +284,7 @@ fn next_run(buffer: &[u8], at: usize) -> Option<Range<usize>> {
     Some(start..end)
 }
 
-async fn read(
+pub(super) async fn read(
     fs: &Rc<dyn Fs>,
     file: &Handle,
     buffer: Buffer,

@@ -211,7 +211,7 @@ impl Lane {
         })
     }
 
-    async fn open_source(&self, place: Place<'_>) -> Result<(Handle, Meta), Failure> {
+    pub(super) async fn open_source(&self, place: Place<'_>) -> Result<(Handle, Meta), Failure> {
         let (at, name) = (place.source.clone(), place.name.to_owned());
         let links = place.links;
         match self.on_source(Op::Open { at, name, links }).await {
@@ -539,25 +539,31 @@ impl Lane {
         }
     }
 
-    /// Whether source and destination have the same bytes under a name.
+    /// Whether source and destination have the same bytes under a name, as far as their checksums or reading them tell.
     ///
     /// # Errors
     /// What could not be opened or read.
     pub async fn files_equal(&self, place: Place<'_>) -> Result<bool, Failure> {
         let _permit = self.files.acquire().await;
-        self.contents_equal_at(place).await
+        Ok(self.equal_by_checksum(place).await? || self.contents_equal_at(place).await?)
     }
 
     async fn contents_equal_at(&self, place: Place<'_>) -> Result<bool, Failure> {
         let (source, _) = self.open_source(place).await?;
+        match self.open_dest(place).await? {
+            Some(dest) => self.contents_equal(&source, &dest).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The destination's file, to be read; nothing when it is none.
+    pub(super) async fn open_dest(&self, place: Place<'_>) -> Result<Option<Handle>, Failure> {
         let (at, name) = (place.dest.clone(), place.name.to_owned());
         let links = Links::Refuse;
-        let dest = match self.on_dest(Op::Open { at, name, links }).await? {
-            Reply::Opened(_, meta) if meta.kind != Kind::File => return Ok(false),
-            Reply::Opened(file, _) => file,
+        match self.on_dest(Op::Open { at, name, links }).await? {
+            Reply::Opened(file, meta) => Ok((meta.kind == Kind::File).then_some(file)),
             other => unreachable!("an open does not reply {other:?}"),
-        };
-        self.contents_equal(&source, &dest).await
+        }
     }
 
     pub(super) async fn unlink_if_there(&self, dest: &Handle, name: &CStr) -> Result<(), Failure> {

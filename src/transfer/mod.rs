@@ -4,6 +4,7 @@
 mod attrs;
 mod backup;
 mod buffers;
+mod checksum;
 mod contents;
 mod delete;
 mod direct;

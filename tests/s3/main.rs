@@ -1,6 +1,7 @@
 //! Buckets on either side: what is in one arrives in the other, whatever the server does meanwhile, and nothing else does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod checksums;
 mod conformance;
 mod dest;
 mod remembering;

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use md5::{Digest, Md5};
 
 /// When the objects of a test were written.
 pub(crate) const MODIFIED: i64 = 1_700_000_000;
@@ -64,6 +65,8 @@ struct Object {
     body: Arc<Vec<u8>>,
     /// As with real servers, the same contents have the same.
     etag: String,
+    /// In bytes, where the server knows its parts.
+    first_part: Option<usize>,
     metadata: Vec<(String, String)>,
     modified: i64,
 }
@@ -76,8 +79,24 @@ impl Object {
         Self {
             body,
             etag,
+            first_part: None,
             metadata,
             modified,
+        }
+    }
+
+    /// With an MD5 as its ETag, like those of AWS.
+    fn summed(self, parts: &[Arc<Vec<u8>>]) -> Self {
+        let sums: Vec<u8> = parts.iter().flat_map(|part| Md5::digest(&**part)).collect();
+        let etag = match parts {
+            [] => hex(&Md5::digest(&*self.body)),
+            parts => format!("{}-{}", hex(&Md5::digest(&sums)), parts.len()),
+        };
+        let first_part = parts.first().map(|part| part.len());
+        Self {
+            etag,
+            first_part,
+            ..self
         }
     }
 }
@@ -111,6 +130,8 @@ pub(crate) enum Habit {
 
 struct State {
     habit: Habit,
+    /// ETags are MD5s.
+    sums: bool,
     /// Listings that were to begin behind a key.
     behind: usize,
     objects: BTreeMap<String, Object>,
@@ -138,6 +159,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
             habit: Habit::None,
+            sums: false,
             behind: 0,
             objects: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -180,8 +202,23 @@ impl Server {
         let metadata = pairs
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let object = Object::new(Arc::new(body.to_vec()), metadata, MODIFIED);
-        self.state().objects.insert(key.to_owned(), object);
+        let mut object = Object::new(Arc::new(body.to_vec()), metadata, MODIFIED);
+        let mut state = self.state();
+        if state.sums {
+            object = object.summed(&[]);
+        }
+        state.objects.insert(key.to_owned(), object);
+    }
+
+    /// Gives an object another ETag.
+    pub(crate) fn retag(&self, key: &str, etag: &str) {
+        let mut state = self.state();
+        etag.clone_into(&mut state.objects.get_mut(key).unwrap().etag);
+    }
+
+    /// From now on, ETags are MD5s.
+    pub(crate) fn sum(&self) {
+        self.state().sums = true;
     }
 
     /// As [`Server::put`], now.
@@ -376,6 +413,13 @@ impl Asked {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     let table: [u32; 256] = std::array::from_fn(|byte| {
         let byte = u32::try_from(byte).unwrap();
@@ -417,9 +461,19 @@ impl State {
         Timestamp::now().as_second() + self.ahead
     }
 
-    fn insert(&mut self, key: &str, body: Arc<Vec<u8>>, metadata: Vec<(String, String)>) -> String {
+    /// `parts`: of which it was put together.
+    fn insert(
+        &mut self,
+        key: &str,
+        body: Arc<Vec<u8>>,
+        metadata: Vec<(String, String)>,
+        parts: &[Arc<Vec<u8>>],
+    ) -> String {
         self.count += 1;
-        let object = Object::new(body, metadata, self.now());
+        let mut object = Object::new(body, metadata, self.now());
+        if self.sums {
+            object = object.summed(parts);
+        }
         let etag = object.etag.clone();
         self.objects.insert(key.to_owned(), object);
         etag
@@ -456,12 +510,12 @@ impl State {
         Ok(match request {
             Request::Put(key) => {
                 self.headers.insert(key.clone(), asked.headers.clone());
-                let etag = self.insert(key, body(), asked.metadata());
+                let etag = self.insert(key, body(), asked.metadata(), &[]);
                 (nothing(), Some(etag))
             }
             Request::Copy(key) => {
                 let body = Arc::new(self.copied(asked)?);
-                let etag = self.insert(key, body, asked.metadata());
+                let etag = self.insert(key, body, asked.metadata(), &[]);
                 let answer =
                     format!("<CopyObjectResult><ETag>&quot;{etag}&quot;</ETag></CopyObjectResult>");
                 (answer, None)
@@ -499,8 +553,10 @@ impl State {
                 assert_eq!(upload.key, *key);
                 let named = asked.text().matches("<PartNumber>").count();
                 assert_eq!(named, upload.parts.len(), "all parts are named");
-                let whole = upload.parts.values().flat_map(|part| part.iter().copied());
-                let etag = self.insert(key, Arc::new(whole.collect()), upload.metadata);
+                let parts: Vec<_> = upload.parts.into_values().collect();
+                let whole = parts.iter().flat_map(|part| part.iter().copied());
+                let whole = Arc::new(whole.collect());
+                let etag = self.insert(key, whole, upload.metadata, &parts);
                 let answer = format!(
                     "<CompleteMultipartUploadResult><ETag>&quot;{etag}&quot;</ETag></CompleteMultipartUploadResult>"
                 );
@@ -607,7 +663,7 @@ fn answer(stream: &TcpStream, shared: &Mutex<State>, asked: &Asked) -> bool {
         return fail(status, code);
     }
     if let Some(Fault::Meanwhile(key)) = fault {
-        state.insert(key, Arc::new(b"theirs".to_vec()), Vec::new());
+        state.insert(key, Arc::new(b"theirs".to_vec()), Vec::new(), &[]);
     }
     let only_read = matches!(
         request,
@@ -684,10 +740,11 @@ fn send_object(stream: &TcpStream, asked: &Asked, object: &Object, fault: Option
         headers.push((format!("x-amz-meta-{name}"), value.clone()));
     }
     if asked.method == "HEAD" {
-        headers.push((
-            String::from("Content-Length"),
-            object.body.len().to_string(),
-        ));
+        let part = object
+            .first_part
+            .filter(|_| asked.query.contains_key("partNumber"));
+        let len = part.unwrap_or(object.body.len());
+        headers.push((String::from("Content-Length"), len.to_string()));
         return send_head(stream, "200 OK", &headers);
     }
     match asked.range("range") {
