@@ -16,6 +16,14 @@ pub enum Side {
 
 impl Side {
     #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Source => "source",

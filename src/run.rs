@@ -34,7 +34,7 @@ use crate::io::{DEPTH_MAX, Depth, EngineChoice, Fs, Handle, LocalFs, LocalFsOpti
 use crate::model::chunks::Chunks;
 use crate::model::filter::{Filter, Reach, Selection};
 use crate::model::tally::{ErrorTally, Totals};
-use crate::model::{Instruments, Policy, Sink, Symlinks, Tally};
+use crate::model::{Instruments, Policy, RequestMeter, Sink, Symlinks, Tally};
 use crate::monitor::{Board, Controllers, Latencies, RequestFigures, Sampler, Sources};
 use crate::s3::{self, Turns, Url};
 pub use crate::shard::Passing;
@@ -240,6 +240,11 @@ pub struct Roots {
     pub fs: FsMaker,
 }
 
+fn latencies(job: &Job) -> Option<Arc<Latencies>> {
+    let is_measured = job.tuning.histograms;
+    is_measured.then(|| Latencies::new(job.cpus.len()))
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -282,11 +287,14 @@ impl Run {
         let depth = job.tuning.depth();
         let cancel = Arc::<Cancel>::default();
         let has_bucket = job.has_bucket();
-        let buckets = s3::Shared::new(cancel.clone(), job.cpus.len());
+        let latencies = latencies(&job);
+        let meter = latencies.clone().map(|all| all as Arc<dyn RequestMeter>);
+        let buckets = s3::Shared::new(cancel.clone(), job.cpus.len(), meter);
         let (roots, backup_root) = open_roots(&job, depth.clone(), &buckets)?;
         Ok(Self {
             backup_root,
             io_depth: depth,
+            latencies,
             turns: has_bucket.then_some(buckets.turns),
             ..Self::new(job, roots, cancel)
         })
@@ -300,7 +308,6 @@ impl Run {
 
     fn new(job: Job, mut roots: Roots, cancel: Arc<Cancel>) -> Self {
         let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
-        let measured = job.tuning.histograms;
         roots.fs = Rates::of(&job.tuning, cancel.clone()).pace(roots.fs);
         Self {
             roots,
@@ -309,7 +316,7 @@ impl Run {
             chunks: None,
             tallies,
             coordinator: Coordinator::new(job.tuning.coordinator_limits(), cancel.clone()),
-            latencies: measured.then(|| Latencies::new(job.cpus.len())),
+            latencies: latencies(&job),
             io_depth: job.tuning.depth(),
             retries: Arc::new(RetryBudget::new(job.tuning.retries)),
             turns: None,

@@ -2,6 +2,8 @@
 
 use md5::{Digest, Md5};
 
+use super::copies::Version;
+
 type Sum = [u8; 16];
 
 /// An MD5, by which an object is told from others.
@@ -36,18 +38,42 @@ impl Checksum {
         Self { sum, part }
     }
 
+    /// Whether two of equal contents are equal.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.part == other.part
+    }
+
+    /// Of an object as a whole, whose ETag it is.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        let sum = u128::from_be_bytes(self.sum);
+        let etag = self.part.is_none().then(|| format!("{sum:032x}"))?;
+        Version::of_etag(&etag)
+    }
+
     #[must_use]
     pub fn hasher(&self) -> Hasher {
-        Hasher {
-            part: self.part,
-            current: Md5::new(),
-            left: self.part.unwrap_or(u64::MAX),
-            sums: Md5::new(),
-        }
+        Hasher::new(self.part)
     }
 }
 
 impl Hasher {
+    fn new(part: Option<u64>) -> Self {
+        Self {
+            part,
+            current: Md5::new(),
+            left: part.unwrap_or(u64::MAX),
+            sums: Md5::new(),
+        }
+    }
+
+    /// Of contents as a whole.
+    #[must_use]
+    pub fn of_whole() -> Self {
+        Self::new(None)
+    }
+
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -98,15 +124,14 @@ mod tests {
     fn wholes_and_parts() {
         // From the test suite of RFC 1321.
         let abc = "900150983cd24fb0d6963f7d28e17f72";
-        let hex: String = md5(b"abc")
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex = format!("{:032x}", u128::from_be_bytes(md5(b"abc")));
         assert_eq!(hex, abc);
         let whole = Checksum::of_whole(md5(b"abcdefg"));
         assert_eq!(hashed(&whole, &[b"abcdefg"]), whole);
         assert_eq!(hashed(&whole, &[b"abc", b"", b"defg"]), whole);
         assert_ne!(hashed(&whole, &[b"abcdefh"]), whole);
+        let etag = Version::of_etag("\"7ac66c0f148de9519b8bd264312c4d64\"");
+        assert_eq!(whole.version(), etag);
         assert_eq!(hashed(&Checksum::of_whole(md5(b"")), &[]).sum, md5(b""));
         let of_parts = |parts: &[&[u8]], bytes| {
             let sums: Vec<_> = parts.iter().flat_map(|part| md5(part)).collect();
@@ -121,7 +146,7 @@ mod tests {
             let wanted = of_parts(parts, bytes);
             assert_eq!(hashed(&wanted, &[b"abcdefg"]), wanted);
             assert_eq!(hashed(&wanted, &[b"ab", b"cdef", b"g"]), wanted);
-            assert_ne!(wanted, whole);
+            assert!(!wanted.is_like(&whole) && wanted.is_like(&wanted));
         }
     }
 }

@@ -26,6 +26,16 @@ pub struct Listed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version(pub u64);
 
+impl Version {
+    /// Of what has such an ETag: another object, or the same one with other contents, would have another. Not all servers quote
+    /// it everywhere, and proxies call it weak. Nothing when it is empty.
+    #[must_use]
+    pub fn of_etag(etag: &str) -> Option<Self> {
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        (!etag.is_empty()).then(|| Self(xxh3_64(etag.as_bytes())))
+    }
+}
+
 /// What a listing is to tell after a run, and what it told before of that.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {

@@ -101,6 +101,64 @@ impl From<OpKind> for OpClass {
     }
 }
 
+/// Requests to a server of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RequestKind {
+    List,
+    Head,
+    Get,
+    Put,
+    Copy,
+    CreateUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteUpload,
+    AbortUpload,
+    Delete,
+    DeleteMany,
+    /// What runs do not ask for, or seldom.
+    Other,
+}
+
+impl RequestKind {
+    pub const ALL: [Self; 13] = [
+        Self::List,
+        Self::Head,
+        Self::Get,
+        Self::Put,
+        Self::Copy,
+        Self::CreateUpload,
+        Self::UploadPart,
+        Self::UploadPartCopy,
+        Self::CompleteUpload,
+        Self::AbortUpload,
+        Self::Delete,
+        Self::DeleteMany,
+        Self::Other,
+    ];
+
+    /// As servers and their bills have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::List => "ListObjectsV2",
+            Self::Head => "HeadObject",
+            Self::Get => "GetObject",
+            Self::Put => "PutObject",
+            Self::Copy => "CopyObject",
+            Self::CreateUpload => "CreateMultipartUpload",
+            Self::UploadPart => "UploadPart",
+            Self::UploadPartCopy => "UploadPartCopy",
+            Self::CompleteUpload => "CompleteMultipartUpload",
+            Self::AbortUpload => "AbortMultipartUpload",
+            Self::Delete => "DeleteObject",
+            Self::DeleteMany => "DeleteObjects",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Where a directory waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -134,6 +192,8 @@ pub enum Timed {
     Wait(Wait),
     /// One directory, from its permit until everything that was to be done in it is done.
     Directory,
+    /// From when a request is sent until its answer begins. One that is repeated counts each time.
+    Request(RequestKind),
 }
 
 /// Told of what was measured on one shard.
@@ -143,6 +203,11 @@ pub trait Meter {
 
     /// A directory is done: how long it took and how many source entries it has. `path` is asked for only when it is kept.
     fn directory(&self, elapsed: Duration, entries: u64, path: &dyn Fn() -> Vec<u8>);
+}
+
+/// Told of requests to servers, on threads that belong to no shard.
+pub trait RequestMeter: Send + Sync {
+    fn record(&self, kind: RequestKind, took: Duration);
 }
 
 /// What the parts of one shard tell the world with: its counters, and the meter of a run that is measured.
@@ -248,5 +313,7 @@ mod tests {
     fn names_are_unique() {
         let names: BTreeSet<&str> = OpClass::ALL.iter().map(|class| class.name()).collect();
         assert_eq!(names.len(), OpClass::ALL.len());
+        let names: BTreeSet<&str> = RequestKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), RequestKind::ALL.len());
     }
 }

@@ -22,7 +22,7 @@ pub use compare::{Policy, decide, decide_contents};
 pub use entry::{Kind, Meta, Time};
 pub use event::{Ids, Item, Sink, What};
 pub use listing::{Entry, Listing, State};
-pub use meter::{Instruments, Meter, OpClass, Timed, Wait};
+pub use meter::{Instruments, Meter, OpClass, RequestKind, RequestMeter, Timed, Wait};
 pub use symlink::Symlinks;
 pub use tally::Tally;
 pub use xattr::{Carried, XattrChange, Xattrs};

@@ -328,7 +328,13 @@ impl Page<'_> {
             "directory",
             "Time from a directory's permit to its end",
             &directories,
-        )
+        )?;
+        let requests = of(|what| match what {
+            Timed::Request(kind) => Some(vec![("request", kind.name())]),
+            _ => None,
+        });
+        let help = "Time from a request to a bucket to the beginning of its answer";
+        self.histograms("request", help, &requests)
     }
 
     fn histograms(
@@ -388,8 +394,9 @@ fn float(value: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::requests::Figures;
     use crate::error::Side;
-    use crate::model::OpClass;
+    use crate::model::{OpClass, RequestKind};
     use std::time::Duration;
 
     fn text() -> String {
@@ -406,6 +413,10 @@ mod tests {
                 },
                 Latency {
                     what: Timed::Directory,
+                    histogram: histogram.clone(),
+                },
+                Latency {
+                    what: Timed::Request(RequestKind::Head),
                     histogram,
                 },
             ],
@@ -415,6 +426,10 @@ mod tests {
         snapshot.totals.files_found = 5;
         snapshot.errors.entry = 2;
         snapshot.load.files.engagements = 9;
+        snapshot.load.requests = Some(Figures {
+            limit: 64,
+            slowed: 3,
+        });
         snapshot.load.cores = vec![super::super::Core::default()];
         encode(Arc::new(snapshot)).unwrap()
     }
@@ -431,6 +446,9 @@ mod tests {
             "ringsync_run_finished 0.0",
             "ringsync_operation_seconds_count{operation=\"statx\",side=\"source\"} 4",
             "# TYPE ringsync_operation_seconds histogram",
+            "ringsync_request_seconds_count{request=\"HeadObject\"} 4",
+            "ringsync_requests_limit 64.0",
+            "ringsync_requests_slowed_total 3",
             "# HELP ringsync_dirs_listed Directories of the source that were listed",
         ] {
             assert!(

@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 
 use super::snapshot::{Latency, SlowDirectory};
 use crate::error::Side;
-use crate::model::{Meter, OpClass, Timed, Wait};
+use crate::model::{Meter, OpClass, RequestKind, RequestMeter, Timed, Wait};
 
 /// The finest difference: a hundredth of the shortest operations that matter.
 const NANOS_MIN: u64 = 16;
@@ -29,13 +29,15 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 const SLOW_DIRECTORIES_MAX: usize = 20;
 
 const OPS: usize = OpClass::ALL.len() * 2;
-const KINDS: usize = OPS + Wait::ALL.len() + 1;
+const DIRECTORY: usize = OPS + Wait::ALL.len();
+const KINDS: usize = DIRECTORY + 1 + RequestKind::ALL.len();
 
 fn place_of(what: Timed) -> usize {
     match what {
         Timed::Op(class, side) => class as usize * 2 + usize::from(side == Side::Destination),
         Timed::Wait(wait) => OPS + wait as usize,
-        Timed::Directory => KINDS - 1,
+        Timed::Directory => DIRECTORY,
+        Timed::Request(kind) => DIRECTORY + 1 + kind as usize,
     }
 }
 
@@ -46,15 +48,25 @@ fn kinds() -> impl Iterator<Item = Timed> {
         .into_iter()
         .flat_map(move |class| sides.map(|side| Timed::Op(class, side)));
     let waits = Wait::ALL.into_iter().map(Timed::Wait);
-    ops.chain(waits).chain([Timed::Directory])
+    let requests = RequestKind::ALL.into_iter().map(Timed::Request);
+    ops.chain(waits).chain([Timed::Directory]).chain(requests)
 }
 
 /// Histograms of all kinds that have occurred, and the slowest directories.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Figures {
     histograms: [Option<Box<Histogram<u64>>>; KINDS],
     /// The slowest first.
     slowest: Vec<SlowDirectory>,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            histograms: [const { None }; KINDS],
+            slowest: Vec::new(),
+        }
+    }
 }
 
 impl Figures {
@@ -112,6 +124,7 @@ impl Figures {
 #[derive(Debug)]
 pub struct Latencies {
     tick: AtomicU64,
+    /// One for each shard, and one for those who belong to none.
     slots: Vec<Mutex<Figures>>,
 }
 
@@ -120,7 +133,7 @@ impl Latencies {
     pub fn new(shards: usize) -> Arc<Self> {
         Arc::new(Self {
             tick: AtomicU64::new(0),
-            slots: (0..shards).map(|_| Mutex::default()).collect(),
+            slots: (0..=shards).map(|_| Mutex::default()).collect(),
         })
     }
 
@@ -140,6 +153,14 @@ impl Latencies {
         self.slots[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request takes so much longer than this that a lock for all costs nothing.
+impl RequestMeter for Latencies {
+    fn record(&self, kind: RequestKind, took: Duration) {
+        let mut slot = self.slot(self.slots.len() - 1);
+        slot.record(Timed::Request(kind), took, 1);
     }
 }
 
@@ -263,6 +284,7 @@ mod tests {
             }
         }
         drop(recorders);
+        RequestMeter::record(&*all, RequestKind::Head, MICROSECOND);
         collector.collect();
         collector.collect();
         let latencies = collector.latencies();
@@ -270,7 +292,8 @@ mod tests {
             .iter()
             .map(|latency| (latency.what, latency.histogram.len()))
             .collect();
-        assert_eq!(counts, [(STAT, 2000), (Timed::Directory, 200)]);
+        let head = Timed::Request(RequestKind::Head);
+        assert_eq!(counts, [(STAT, 2000), (Timed::Directory, 200), (head, 1)]);
         let median = latencies[0].histogram.value_at_quantile(0.5);
         assert!((990..=1010).contains(&median), "{median}");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::control::requests;
+pub use crate::control::requests::Figures as Requests;
 use crate::model::Timed;
 use crate::model::tally::{ErrorCounts, Totals};
 use crate::throttle::{Gauge, Resource};
@@ -48,7 +48,7 @@ pub struct Load {
     /// Resident set size of the process, in bytes.
     pub rss: u64,
     /// Requests to buckets; absent without one.
-    pub requests: Option<requests::Figures>,
+    pub requests: Option<Requests>,
     /// CPU time that the process used, as a share of the cores it may use: 0 to 1, and a little above with threads besides
     /// the shards.
     pub cpu_share: f64,

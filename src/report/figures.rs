@@ -40,6 +40,13 @@ pub fn words(snapshot: &Snapshot) -> String {
         ),
     ];
     lines.extend(Resource::ALL.map(|resource| throttle(resource, load.gauge(resource))));
+    lines.extend(load.requests.map(|requests| {
+        format!(
+            "requests: {} at once at most; {} answers said that they are too many",
+            HumanCount(requests.limit),
+            HumanCount(requests.slowed)
+        )
+    }));
     let text = lines.join("\n");
     if snapshot.latencies.is_empty() {
         return text;
@@ -95,6 +102,7 @@ pub fn name(what: Timed) -> String {
         Timed::Op(class, side) => format!("{} {}", class.name(), side.name()),
         Timed::Wait(wait) => format!("wait for {}", wait.name()),
         Timed::Directory => String::from("directory"),
+        Timed::Request(kind) => kind.name().to_owned(),
     }
 }
 
@@ -152,12 +160,14 @@ pub fn json(snapshot: &Snapshot) -> serde_json::Map<String, Value> {
                 Timed::Op(class, side) => (class.name(), Some(side.name())),
                 Timed::Wait(wait) => (wait.name(), None),
                 Timed::Directory => ("directory", None),
+                Timed::Request(kind) => (kind.name(), None),
             };
             json!({
                 "what": match latency.what {
                     Timed::Op(..) => "operation",
                     Timed::Wait(_) => "wait",
                     Timed::Directory => "directory",
+                    Timed::Request(_) => "request",
                 },
                 "name": kind,
                 "side": side,
@@ -169,11 +179,16 @@ pub fn json(snapshot: &Snapshot) -> serde_json::Map<String, Value> {
             })
         })
         .collect();
-    serde_json::Map::from_iter([
+    let requests = snapshot.load.requests.map(|requests| {
+        let figures = json!({"limit": requests.limit, "slowed": requests.slowed});
+        (String::from("requests"), figures)
+    });
+    let figures = [
         (String::from("throttles"), Value::Object(gauges)),
         (String::from("index_slice"), json!(snapshot.load.slice)),
         (String::from("latencies"), Value::Array(latencies)),
-    ])
+    ];
+    figures.into_iter().chain(requests).collect()
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // For the eye.

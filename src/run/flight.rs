@@ -181,6 +181,10 @@ impl Fs for Watched {
         self.fs.has_dir_times()
     }
 
+    fn keeps_checksums(&self) -> bool {
+        self.fs.keeps_checksums()
+    }
+
     fn clock(&self, at: Time) -> Option<Time> {
         self.fs.clock(at)
     }

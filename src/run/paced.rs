@@ -127,6 +127,10 @@ impl Fs for Paced {
         self.0.fs.has_dir_times()
     }
 
+    fn keeps_checksums(&self) -> bool {
+        self.0.fs.keeps_checksums()
+    }
+
     fn clock(&self, at: Time) -> Option<Time> {
         self.0.fs.clock(at)
     }

@@ -285,7 +285,7 @@ impl Work<'_> {
                 let equal = if wanted.kind == Kind::Symlink {
                     lane.symlinks_equal(place).await?
                 } else {
-                    lane.files_equal(place).await?
+                    lane.files_equal(place, wanted, existing).await?
                 };
                 let policy = &self.shard.shared.options.policy;
                 let action = decide_contents(wanted, existing, equal, policy);

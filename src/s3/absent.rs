@@ -8,7 +8,7 @@ use super::url::Url;
 use crate::control::requests::Figures;
 use crate::error::Side;
 use crate::io::{Fs, Handle, Op, Outcome, Pending};
-use crate::model::{Instruments, Time};
+use crate::model::{Instruments, RequestMeter, Time};
 use crate::throttle::Cancel;
 
 /// There is none.
@@ -29,7 +29,7 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
-    pub fn new(_cancel: Arc<Cancel>, _cores: usize) -> Self {
+    pub fn new(_cancel: Arc<Cancel>, _cores: usize, _meter: Option<Arc<dyn RequestMeter>>) -> Self {
         Self {
             turns: Arc::new(Turns),
         }
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// Always.
     pub fn reach(options: &Options, url: &Url, side: Side) -> Result<Arc<Self>, String> {
-        let shared = Shared::new(Arc::default(), 1);
+        let shared = Shared::new(Arc::default(), 1, None);
         Self::connect(options, url, side, 1, shared).map(Arc::new)
     }
 

@@ -99,7 +99,7 @@ impl Form {
         dev: u64,
     ) -> Meta {
         let mut meta = bare(Kind::File, dev);
-        meta.ino = version(&listed.etag).map_or(0, |version| version.0);
+        meta.ino = Version::of_etag(&listed.etag).map_or(0, |version| version.0);
         meta.size = listed.size;
         meta.mtime = listed.modified;
         meta.ctime = listed.modified;
@@ -135,13 +135,6 @@ impl Form {
         }
         meta
     }
-}
-
-/// Stands for an ETag: another object, or the same one with other contents, would have another. Servers do not all
-/// quote it everywhere.
-pub(super) fn version(etag: &str) -> Option<Version> {
-    let etag = etag.trim_matches('"');
-    (!etag.is_empty()).then(|| Version(xxh3_64(etag.as_bytes())))
 }
 
 /// A file that nobody has given anything yet.

@@ -1,9 +1,11 @@
 //! What servers tell of the contents of objects: ETags, where they are MD5s. Those of objects that are encrypted with keys of
-//! their owners are none, nor are those of some servers; nobody can tell by looking at them. So one that is the MD5 of other bytes
-//! says that those are the same, and one that is not says nothing.
+//! their owners are none, nor are those of some servers, and not all say so. So one that is the MD5 of other bytes says that those
+//! are the same, and one that is not says nothing.
 
 use std::sync::Arc;
 
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::ServerSideEncryption;
 use nix::errno::Errno;
 
 use super::attributes::Listed;
@@ -11,6 +13,9 @@ use super::dir::head;
 use super::store::Store;
 use crate::model::Kind;
 use crate::model::checksum::Checksum;
+
+const SUM_OF_NOTHING: [u8; 16] =
+    *b"\xd4\x1d\x8c\xd9\x8f\x00\xb2\x04\xe9\x80\x09\x98\xec\xf8\x42\x7e";
 
 /// The checksum of the file that an object is; nothing when its server tells none.
 ///
@@ -20,9 +25,13 @@ pub(super) async fn read(store: &Arc<Store>, key: String) -> Result<Option<Check
     let asking = store.clone();
     let read = store.run(async move {
         let (listed, answer) = head(&asking, &key).await?;
+        if is_encrypted(&answer) {
+            return Ok(None);
+        }
         let metadata = answer.metadata.unwrap_or_default();
         let meta = asking.form.file(&listed, &metadata, asking.dev);
-        let Some((sum, parts)) = parse(&listed.etag).filter(|_| meta.kind == Kind::File) else {
+        let known = parse(&listed.etag).filter(|(sum, _)| !is_placeholder(*sum, listed.size));
+        let Some((sum, parts)) = known.filter(|_| meta.kind == Kind::File) else {
             return Ok(None);
         };
         let Some(parts) = parts else {
@@ -45,9 +54,21 @@ async fn part_bytes(store: &Store, key: &str, listed: &Listed) -> Option<u64> {
     u64::try_from(answer.content_length()?).ok()
 }
 
+/// With a key of somebody's own.
+fn is_encrypted(answer: &HeadObjectOutput) -> bool {
+    let by = answer.server_side_encryption();
+    answer.sse_customer_algorithm().is_some()
+        || by.is_some_and(|by| *by != ServerSideEncryption::Aes256)
+}
+
+/// What some servers give to files that they have not written themselves, whatever is in them.
+fn is_placeholder(sum: [u8; 16], size: u64) -> bool {
+    sum == [0; 16] || size > 0 && sum == SUM_OF_NOTHING
+}
+
 /// The MD5 that an ETag may be, and of how many parts' MD5s it is one.
 fn parse(etag: &str) -> Option<([u8; 16], Option<u64>)> {
-    let etag = etag.trim_matches('"');
+    let etag = etag.trim_start_matches("W/").trim_matches('"');
     let (sum, parts) = match etag.split_once('-') {
         Some((sum, parts)) => (sum, Some(parts.parse().ok()?)),
         None => (etag, None),

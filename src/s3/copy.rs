@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::about::{About, dressed};
-use super::attributes::{Listed, version};
+use super::attributes::Listed;
 use super::dir::head;
 use super::store::{Store, patient};
 use super::upload::Upload;
@@ -74,7 +74,7 @@ impl Original {
     ) -> Result<Option<Version>, Errno> {
         let attributes = store.form.metadata(self.meta(store).kind, change);
         if attributes.is_empty() {
-            return Ok(version(&self.version.etag));
+            return Ok(None);
         }
         let about = self.about.with(attributes).still_in_store(store);
         self.copy_about(store, &self.key, about).await
@@ -84,7 +84,7 @@ impl Original {
         format!("{}/{}", self.bucket, utf8_percent_encode(&self.key, &KEY))
     }
 
-    /// Makes the object of a key a copy of this one, with these attributes instead of its own. Returns its [`version`].
+    /// Makes the object of a key a copy of this one, with these attributes instead of its own. Returns its version.
     ///
     /// # Errors
     /// ESTALE when this one was replaced; others of [`errno_of`].
@@ -118,7 +118,7 @@ impl Original {
         let request = request.config_override(patient(self.version.size));
         let answer = store.ask(request.send()).await?;
         let etag = answer.copy_object_result.and_then(|copy| copy.e_tag);
-        Ok(version(&etag.unwrap_or_default()))
+        Ok(Version::of_etag(&etag.unwrap_or_default()))
     }
 
     async fn copy_in_parts(

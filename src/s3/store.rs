@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -30,9 +30,10 @@ use super::delete::Deleter;
 use super::failure::{errno_of, words};
 use super::listing::DELIMITER;
 use super::options::{Form, Listing, Options};
-use super::turns::{BEGUN, Listener, Turns};
+use super::turns::{ASKED, Asked, Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
+use crate::model::RequestMeter;
 use crate::throttle::Cancel;
 
 /// A request is made so often; between them the SDK waits longer and longer.
@@ -62,19 +63,25 @@ const KEYS_MAX: usize = 200_000;
 const FIRST_ATTEMPTS_MAX: u32 = 2;
 
 /// What the buckets of a run have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Shared {
     /// Ends requests with the run.
     pub cancel: Arc<Cancel>,
     pub turns: Arc<Turns>,
+    /// In a run that is measured.
+    pub meter: Option<Arc<dyn RequestMeter>>,
 }
 
 impl Shared {
     /// For the threads of so many cores.
     #[must_use]
-    pub fn new(cancel: Arc<Cancel>, cores: usize) -> Self {
+    pub fn new(cancel: Arc<Cancel>, cores: usize, meter: Option<Arc<dyn RequestMeter>>) -> Self {
         let turns = Turns::new(threads(cores) * REQUESTS_PER_THREAD);
-        Self { cancel, turns }
+        Self {
+            cancel,
+            turns,
+            meter,
+        }
     }
 }
 
@@ -118,7 +125,7 @@ impl Store {
     /// # Errors
     /// As [`Store::connect`].
     pub fn reach(options: &Options, url: &Url, side: Side) -> Result<Arc<Self>, String> {
-        let shared = Shared::new(Arc::<Cancel>::default(), 1);
+        let shared = Shared::new(Arc::<Cancel>::default(), 1, None);
         Self::connect(options, url, side, 1, shared).map(Arc::new)
     }
 
@@ -133,7 +140,11 @@ impl Store {
         cores: usize,
         shared: Shared,
     ) -> Result<Self, String> {
-        let Shared { cancel, turns } = shared;
+        let Shared {
+            cancel,
+            turns,
+            meter,
+        } = shared;
         let threads = threads(cores);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -142,7 +153,14 @@ impl Store {
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
         let clock = Clock::default();
-        let (client, config) = runtime.block_on(client(options, turns.clone(), clock.clone()));
+        let (client, config) = runtime.block_on(client(
+            options,
+            Listener {
+                turns: turns.clone(),
+                clock: clock.clone(),
+                meter,
+            },
+        ));
         let checks = config.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
         // Directory buckets: they do not sort.
@@ -286,7 +304,7 @@ impl Store {
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let _turn = self.turns.wait().await;
-            BEGUN.scope(Instant::now(), answer).await
+            ASKED.scope(Asked::now(), answer).await
         })
     }
 
@@ -400,7 +418,7 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options, turns: Arc<Turns>, clock: Clock) -> (Client, SdkConfig) {
+async fn client(options: &Options, listener: Listener) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -441,6 +459,6 @@ async fn client(options: &Options, turns: Arc<Turns>, clock: Clock) -> (Client, 
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(is_compatible)
         .retry_partition(unbounded.build())
-        .interceptor(Listener { turns, clock });
+        .interceptor(listener);
     (Client::from_conf(config.build()), shared)
 }

@@ -1,24 +1,63 @@
 //! Whose turn it is to send a request: as many at once as the server bears.
 
+use std::cell::Cell;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::operation::abort_multipart_upload::AbortMultipartUploadInput;
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadInput;
+use aws_sdk_s3::operation::copy_object::CopyObjectInput;
+use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadInput;
+use aws_sdk_s3::operation::delete_object::DeleteObjectInput;
+use aws_sdk_s3::operation::delete_objects::DeleteObjectsInput;
+use aws_sdk_s3::operation::get_object::GetObjectInput;
+use aws_sdk_s3::operation::head_object::HeadObjectInput;
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Input;
+use aws_sdk_s3::operation::put_object::PutObjectInput;
+use aws_sdk_s3::operation::upload_part::UploadPartInput;
+use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyInput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::clock::Clock;
 use crate::control::requests::{Figures, Requests};
+use crate::model::{RequestKind, RequestMeter};
 
 /// Answers that say that there are too many requests.
 const SLOW_DOWN: [u16; 2] = [429, 503];
 
 tokio::task_local! {
-    /// When the turn began in which something is asked.
-    pub(super) static BEGUN: Instant;
+    /// What is asked out of turn has none.
+    pub(super) static ASKED: Asked;
+}
+
+/// What is being asked in a turn.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// When the turn began.
+    begun: Instant,
+    kind: Cell<RequestKind>,
+    /// When the request was sent last.
+    sent: Cell<Instant>,
+}
+
+impl Asked {
+    pub(super) fn now() -> Self {
+        let begun = Instant::now();
+        Self {
+            begun,
+            kind: Cell::new(RequestKind::Other),
+            sent: Cell::new(begun),
+        }
+    }
 }
 
 /// The turns of all who ask the servers of a run.
@@ -100,15 +139,65 @@ impl Drop for Turn<'_> {
 }
 
 /// Shows the answers to each attempt; the SDK repeats some by itself.
-#[derive(Debug)]
 pub(super) struct Listener {
     pub(super) turns: Arc<Turns>,
     pub(super) clock: Clock,
+    /// In a run that is measured.
+    pub(super) meter: Option<Arc<dyn RequestMeter>>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("listener")
+    }
+}
+
+/// The kind of a request, by its input.
+macro_rules! kind_of {
+    ($input:expr, $($kind:ident: $type:ident,)*) => {
+        None$(.or($input.downcast_ref::<$type>().map(|_| RequestKind::$kind)))*
+            .unwrap_or(RequestKind::Other)
+    };
 }
 
 impl Intercept for Listener {
     fn name(&self) -> &'static str {
         "listener"
+    }
+
+    fn read_before_serialization(
+        &self,
+        context: &BeforeSerializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let kind = kind_of!(
+            context.input(),
+            List: ListObjectsV2Input,
+            Head: HeadObjectInput,
+            Get: GetObjectInput,
+            Put: PutObjectInput,
+            Copy: CopyObjectInput,
+            CreateUpload: CreateMultipartUploadInput,
+            UploadPart: UploadPartInput,
+            UploadPartCopy: UploadPartCopyInput,
+            CompleteUpload: CompleteMultipartUploadInput,
+            AbortUpload: AbortMultipartUploadInput,
+            Delete: DeleteObjectInput,
+            DeleteMany: DeleteObjectsInput,
+        );
+        let _ = ASKED.try_with(|asked| asked.kind.set(kind));
+        Ok(())
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let _ = ASKED.try_with(|asked| asked.sent.set(Instant::now()));
+        Ok(())
     }
 
     fn read_after_transmit(
@@ -118,9 +207,13 @@ impl Intercept for Listener {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let status = context.response().status().as_u16();
-        let begun = BEGUN.try_with(|begun| *begun);
+        let begun = ASKED.try_with(|asked| asked.begun);
         let begun = begun.unwrap_or_else(|_| Instant::now());
         self.turns.on_answer(begun, SLOW_DOWN.contains(&status));
+        if let Some(meter) = &self.meter {
+            let _ =
+                ASKED.try_with(|asked| meter.record(asked.kind.get(), asked.sent.get().elapsed()));
+        }
         let date = context.response().headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
         if let Some(date) = date {

@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use super::about::{About, dressed};
-use super::attributes::version;
 use super::copy::Original;
 use super::dir::head;
 use super::failure::errno_of;
@@ -221,7 +220,7 @@ impl Upload {
         self.store.form.metadata(Kind::File, &self.written().change)
     }
 
-    /// The object is there with the end of this, and not before. Returns its [`version`].
+    /// The object is there with the end of this, and not before. Returns its version.
     ///
     /// # Errors
     /// Those of [`errno_of`]; then what was there under its key still is.
@@ -256,7 +255,7 @@ impl Upload {
         self.complete(parts).await
     }
 
-    /// Puts parts together that the server has. Returns the [`version`] of the object.
+    /// Puts parts together that the server has. Returns the version of the object.
     ///
     /// # Errors
     /// Those of [`errno_of`].
@@ -291,7 +290,7 @@ impl Upload {
         });
         let etag = completed.await?;
         self.written().is_over = true;
-        Ok(version(&etag.unwrap_or_default()))
+        Ok(Version::of_etag(&etag.unwrap_or_default()))
     }
 
     /// Gives the object up: nothing of it stays, also when it is there already. Not even the end of the run keeps it.
@@ -378,10 +377,10 @@ async fn put_object(
     let request = request.config_override(patient(part.filled));
     let answer = store.ask(request.send()).await;
     drop(part.memory);
-    Ok(version(&answer?.e_tag.unwrap_or_default()))
+    Ok(Version::of_etag(&answer?.e_tag.unwrap_or_default()))
 }
 
-/// A small object with its contents: the marker of a directory, a symlink. Returns its [`version`].
+/// A small object with its contents: the marker of a directory, a symlink. Returns its version.
 ///
 /// # Errors
 /// Those of [`errno_of`].

@@ -70,6 +70,7 @@ fn changed_dir(op: &Op) -> Option<&Handle> {
         | Op::MakeDir { at, .. }
         | Op::MakeNode { at, .. }
         | Op::MakeSymlink { at, .. }
+        | Op::PutSymlink { at, .. }
         | Op::Unlink { at, .. }
         | Op::RemoveDir { at, .. }
         | Op::Rename { at, .. }

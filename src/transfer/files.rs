@@ -539,13 +539,20 @@ impl Lane {
         }
     }
 
-    /// Whether source and destination have the same bytes under a name, as far as their checksums or reading them tell.
+    /// Whether source and destination have the same bytes under a name, as far as their checksums or reading them
+    /// tell. `wanted` and `existing` are how they were listed.
     ///
     /// # Errors
     /// What could not be opened or read.
-    pub async fn files_equal(&self, place: Place<'_>) -> Result<bool, Failure> {
+    pub async fn files_equal(
+        &self,
+        place: Place<'_>,
+        wanted: &Meta,
+        existing: &Meta,
+    ) -> Result<bool, Failure> {
         let _permit = self.files.acquire().await;
-        Ok(self.equal_by_checksum(place).await? || self.contents_equal_at(place).await?)
+        let by_checksum = self.equal_by_checksum(place, wanted, existing);
+        Ok(by_checksum.await? || self.contents_equal_at(place).await?)
     }
 
     async fn contents_equal_at(&self, place: Place<'_>) -> Result<bool, Failure> {

@@ -709,3 +709,37 @@ fn the_doctor_tries_a_bucket_out_and_leaves_nothing() {
         told.describe()
     );
 }
+
+#[test]
+fn requests_are_told_by_their_kinds() {
+    let sending = Sending::new();
+    sending.write("a", b"1");
+    sending.write("b", b"2");
+    sending.write("large", &noise(9 << 20));
+    let slow = AtomicBool::new(true);
+    sending.scene.server.faults(move |request| {
+        let is_put = matches!(request, Request::Put(_));
+        (is_put && slow.swap(false, SeqCst)).then_some(Fault::Status(503))
+    });
+    let told = sending.sync(&["--part-size", "8M", "--json"]);
+    let summary = told.exits(0).summary();
+    let latencies = summary["latencies"].as_array().unwrap().iter();
+    let requests = latencies.filter(|latency| latency["what"] == "request");
+    let mut counts: Vec<(&str, u64)> = requests
+        .map(|latency| {
+            let name = latency["name"].as_str().unwrap();
+            (name, latency["count"].as_u64().unwrap())
+        })
+        .filter(|(name, _)| *name != "ListObjectsV2")
+        .collect();
+    counts.sort_unstable();
+    let expected = [
+        ("CompleteMultipartUpload", 1),
+        ("CreateMultipartUpload", 1),
+        ("PutObject", 3),
+        ("UploadPart", 2),
+    ];
+    assert_eq!(counts, expected, "with the one that was repeated");
+    assert_eq!(summary["requests"]["slowed"], 1);
+    assert!(summary["requests"]["limit"].as_u64().unwrap() >= 4);
+}

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::server::{Fault, Request, Server};
 use crate::support::{self, Outcome};
-use crate::{POSIX, Scene, wait_for};
+use crate::{POSIX, Scene, noise, wait_for};
 
 /// A source, a destination and a state.
 struct Job {
@@ -233,13 +233,31 @@ fn what_others_do_meanwhile_is_not_taken_for_ours() {
 }
 
 #[test]
+fn objects_in_parts_are_remembered_too() {
+    let job = Job::new(false, true);
+    fs::write(job.src.join("large"), noise(9 << 20)).unwrap();
+    job.settle();
+    let options = ["--part-size", "8M"];
+    job.sync(&options).exits(0);
+    let seen = job.scene.server.seen();
+    let is_part = |request: &&Request| matches!(request, Request::Part(..));
+    assert_eq!(seen.iter().filter(is_part).count(), 2);
+    job.settle();
+    job.finds_nothing_to_ask(&options);
+}
+
+#[test]
 fn a_bucket_that_was_downloaded_is_only_listed() {
     for to_bucket in [false, true] {
         let job = Job::new(true, to_bucket);
         for key in ["from/a", "from/dir/b", "from/dir/c"] {
             job.scene.server.put(key, b"old", POSIX);
         }
-        for _ in 0..2 {
+        job.settle();
+        job.sync(&[]).exits(0);
+        if to_bucket {
+            job.settle();
+        } else {
             // A directory of this machine that was there before is known from the second run on.
             job.sync(&[]).exits(0);
         }

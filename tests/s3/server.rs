@@ -221,6 +221,18 @@ impl Server {
         self.state().sums = true;
     }
 
+    /// As [`Server::put`], of parts, with an MD5.
+    pub(crate) fn put_in_parts(&self, key: &str, parts: &[&[u8]]) {
+        let mut state = self.state();
+        let object = state.objects.get_mut(key).unwrap();
+        let parts: Vec<_> = parts.iter().map(|part| Arc::new(part.to_vec())).collect();
+        *object = Object {
+            body: Arc::new(parts.iter().flat_map(|part| part.iter().copied()).collect()),
+            ..object.clone()
+        }
+        .summed(&parts);
+    }
+
     /// As [`Server::put`], now.
     pub(crate) fn overwrite(&self, key: &str, body: &[u8], metadata: &[(&str, &str)]) {
         self.put(key, body, metadata);

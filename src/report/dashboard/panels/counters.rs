@@ -55,6 +55,10 @@ fn counters(view: &View) -> Vec<Counter> {
         number("Permit waits", load.permits_waiting),
         number("Warnings", snapshot.errors.warnings),
     ];
+    if let Some(requests) = load.requests {
+        all.push(number("Request limit", requests.limit));
+        all.push(number("Slowed down", requests.slowed));
+    }
     if totals.entries_differing > 0 {
         all.push(number("Differing", totals.entries_differing));
     }

@@ -64,6 +64,7 @@ fn name(what: Timed) -> String {
         Timed::Op(class, side) => operation(class, side),
         Timed::Wait(place) => wait(place),
         Timed::Directory => String::from("whole directory"),
+        Timed::Request(kind) => kind.name().to_owned(),
     }
 }
 

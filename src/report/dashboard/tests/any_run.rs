@@ -9,7 +9,7 @@ use super::frame;
 use super::sample::{error_group, latencies};
 use crate::model::tally::{ErrorCounts, Totals};
 use crate::monitor::snapshot::{
-    Change, Core, Event, History, Load, Point, SlowDirectory, Snapshot,
+    Change, Core, Event, History, Load, Point, Requests, SlowDirectory, Snapshot,
 };
 use crate::report::dashboard::{Look, Span, Title, View};
 use crate::report::errors::ErrorGroup;
@@ -87,7 +87,10 @@ prop_compose! {
                 ..ErrorCounts::default()
             },
             load: Load {
- requests: None,
+                requests: (counts[0] % 2 == 0).then_some(Requests {
+                    limit: counts[3],
+                    slowed: counts[4],
+                }),
                 dirs_active: counts[9],
                 dirs_max: counts[10],
                 dirs_queued: counts[11],

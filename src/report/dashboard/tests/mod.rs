@@ -12,7 +12,8 @@ use ratatui::style::Color;
 
 use super::{Span, Title, View, draw, refresh};
 use crate::error::Class;
-use crate::monitor::snapshot::{Board, History, Point, Snapshot};
+use crate::model::{RequestKind, Timed};
+use crate::monitor::snapshot::{Board, History, Latency, Point, Requests, Snapshot};
 use sample::{error_group, snapshot, view};
 
 fn frame(view: &View, width: u16, height: u16) -> Buffer {
@@ -80,6 +81,27 @@ fn a_large_terminal_shows_everything() {
         &shown,
         &["Slowest directories", "4.3K entries slow\\ndirectory"],
     );
+}
+
+#[test]
+fn a_run_with_a_bucket_shows_its_requests() {
+    let mut snapshot = snapshot(2);
+    snapshot.load.requests = Some(Requests {
+        limit: 96,
+        slowed: 7,
+    });
+    let histogram = snapshot.latencies[0].histogram.clone();
+    snapshot.latencies = vec![Latency {
+        what: Timed::Request(RequestKind::Head),
+        histogram,
+    }];
+    let view = View {
+        snapshot: Arc::new(snapshot),
+        ..view()
+    };
+    let shown = text(&view, 120, 40);
+    let texts = ["Request limit 96", "Slowed down 7", "HeadObject"];
+    assert_shows(&shown, &texts);
 }
 
 #[test]
