@@ -534,6 +534,8 @@ impl Run {
             verify: self.job.verify,
             own_ids: self.job.own_ids,
             umask: self.job.umask,
+            // As the AWS form of a file's attributes has it.
+            atimes: self.job.has_bucket(),
         }
     }
 }

@@ -209,6 +209,7 @@ async fn change_names(fs: &LocalFs, at: &Handle) {
     let change = Change {
         mode: Some(0o1755),
         mtime: Some(Time { sec: -5, nsec: 6 }),
+        atime: Some(Time { sec: 7, nsec: 8 }),
         ..Change::default()
     };
     done(fs, Op::SetAttrs { inode, change }).await;
@@ -222,6 +223,7 @@ async fn change_names(fs: &LocalFs, at: &Handle) {
     )
     .await;
     assert_eq!((meta.mode, meta.mtime), (0o1755, Time { sec: -5, nsec: 6 }));
+    assert_eq!(meta.atime, Some(Time { sec: 7, nsec: 8 }));
     done(
         fs,
         Op::RemoveDir {

@@ -41,6 +41,7 @@ fn entry(at: usize) -> Meta {
         },
         ctime: Time::default(),
         btime: Time::default(),
+        atime: None,
         ino: 4096 + number,
         dev: 2049,
         rdev: 0,

@@ -21,7 +21,7 @@ use super::inline::errno_of;
 use super::op::{Change, Handle, OpError, Outcome, Reply, Target};
 use crate::error::OpKind;
 use crate::model::xattr::{Xattr, mode_without_acl};
-use crate::model::{Carried, Xattrs};
+use crate::model::{Carried, Time, Xattrs};
 
 /// Enough for the names of most inodes' attributes, and for most values.
 const USUAL_BYTES: usize = 1024;
@@ -85,15 +85,17 @@ pub(super) fn set_attrs(inode: &Handle, change: &Change) -> Outcome {
         first.note(OpKind::SetXattrs, set);
     }
     if let Some(mtime) = change.mtime {
+        let timespec = |time: Time| Timespec {
+            tv_sec: time.sec,
+            tv_nsec: time.nsec.into(),
+        };
+        let as_it_is = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: mtime.sec,
-                tv_nsec: mtime.nsec.into(),
-            },
+            last_access: change.atime.map_or(as_it_is, timespec),
+            last_modification: timespec(mtime),
         };
         let set = || {
             if inode.is_place() {

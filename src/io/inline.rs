@@ -417,6 +417,7 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         mtime: time_of(raw.stx_mtime),
         ctime: time_of(raw.stx_ctime),
         btime: time_of(raw.stx_btime),
+        atime: Some(time_of(raw.stx_atime)),
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
         rdev,

@@ -208,6 +208,8 @@ pub struct Change {
     /// ACLs, then the others.
     pub xattrs: XattrChange,
     pub mtime: Option<Time>,
+    /// Only beside an mtime.
+    pub atime: Option<Time>,
 }
 
 impl Change {

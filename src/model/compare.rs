@@ -241,6 +241,7 @@ mod tests {
             mtime: Time { sec: 100, nsec: 5 },
             ctime: Time::default(),
             btime: Time::default(),
+            atime: None,
             ino: 1,
             dev: 1,
             rdev: 0,

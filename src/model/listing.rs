@@ -97,6 +97,7 @@ impl Entry {
             },
             ctime: Time::from_nanos(self.ctime_ns),
             btime: Time::default(),
+            atime: None,
             ino: self.ino,
             dev,
             rdev,

@@ -277,6 +277,7 @@ pub(super) mod tests {
             mtime: time(100, 5),
             ctime: time(200, 6),
             btime: time(50, 0),
+            atime: None,
             ino: 42,
             dev: 1,
             rdev: 0,

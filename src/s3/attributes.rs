@@ -74,6 +74,9 @@ impl Form {
                 put("file-mtime", format!("{}ns", mtime.as_nanos()));
             }
         }
+        if let (Self::Posix, Some(atime)) = (self, change.atime) {
+            put("file-atime", format!("{}ns", atime.as_nanos()));
+        }
         if self == Self::Posix {
             // On Linux a symlink has no mode of its own.
             let link_mode = (kind == Kind::Symlink).then_some(0o777);
@@ -115,6 +118,7 @@ impl Form {
                 let mtime = value("file-mtime").and_then(with_unit);
                 let mtime = mtime.or_else(|| value("mtime").and_then(seconds));
                 meta.mtime = mtime.unwrap_or(meta.mtime);
+                meta.atime = value("file-atime").and_then(with_unit);
                 let octal = |text: &str| u32::from_str_radix(text.trim(), 8).ok();
                 if let Some(mode) = value("file-permissions").and_then(octal) {
                     if mode & MODE_TYPE == Kind::Symlink.mode_bits() {
@@ -167,6 +171,7 @@ fn bare(kind: Kind, dev: u64) -> Meta {
         mtime: Time::default(),
         ctime: Time::default(),
         btime: Time::default(),
+        atime: None,
         ino: 0,
         dev,
         rdev: 0,
@@ -273,6 +278,7 @@ mod tests {
     fn what_is_not_told_is_not_known() {
         let all = [
             ("file-mtime", "1600350600042ms"),
+            ("file-atime", "1600350601s"),
             ("file-permissions", "0100640"),
             ("file-owner", "1000"),
             ("file-group", "1001"),
@@ -285,6 +291,7 @@ mod tests {
             (1_600_350_600, 42_000_000)
         );
         assert_eq!(meta.unknown, Attrs::NONE);
+        assert_eq!(meta.atime.map(|atime| atime.sec), Some(1_600_350_601));
 
         let owner = Attrs::OWNER | Attrs::GROUP;
         let meta = file(Form::Rclone, &all);

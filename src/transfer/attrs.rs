@@ -54,6 +54,9 @@ impl Lane {
             mode: sets_mode.then_some(mode),
             xattrs: XattrChange::default(),
             mtime: carried.has(Attrs::TIMES).then_some(wanted.mtime),
+            atime: wanted
+                .atime
+                .filter(|_| self.options.atimes && carried.has(Attrs::TIMES)),
         }
     }
 

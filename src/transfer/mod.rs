@@ -99,6 +99,8 @@ pub struct LaneOptions {
     /// Large files that are not cached may go past the page cache.
     pub direct_io: bool,
     pub fsync: Fsync,
+    /// Files that are written get the times of last access of their sources.
+    pub atimes: bool,
     /// Read back and compare each file before it counts as copied.
     pub verify: bool,
     /// Owner and group of the files that this process makes.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -104,6 +104,10 @@ fn a_tree_becomes_a_bucket_and_a_tree_again() {
     symlink("sub/deep", sending.src.join("link")).unwrap();
     let mode = fs::Permissions::from_mode(0o640);
     fs::set_permissions(sending.src.join("a"), mode).unwrap();
+    let accessed = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+    let file = fs::File::open(sending.src.join("a")).unwrap();
+    let times = fs::FileTimes::new().set_accessed(accessed);
+    file.set_times(times).unwrap();
     sending.sync(&[]).exits(0);
     let seen = sending.seen();
     assert_eq!(heads(&seen), 0, "{seen:?}");
@@ -124,6 +128,7 @@ fn a_tree_becomes_a_bucket_and_a_tree_again() {
         told("p/a", "file-mtime").unwrap(),
         format!("{sec}{nsec:09}ns")
     );
+    assert_eq!(told("p/a", "file-atime").unwrap(), "1500000000000000000ns");
     assert_eq!(told("p/a", "file-permissions").unwrap(), "0100640");
     assert_eq!(told("p/link", "file-permissions").unwrap(), "0120777");
     let link = fs::symlink_metadata(sending.src.join("link")).unwrap();

@@ -124,6 +124,13 @@ fn attributes_come_in_the_form_that_is_asked_for() {
     scene.sync(&["--s3-metadata", "rclone"]).exits(0);
     assert_eq!(looks("rclone").1, 250_000_000);
     assert_eq!(looks("posix").0, MODIFIED);
+
+    let seen = [POSIX, &[("file-atime", "1500000000000000007ns")]].concat();
+    scene.server.put("p/seen", b"seen", &seen);
+    scene.sync(&[]).exits(0);
+    let meta = fs::metadata(scene.dst.join("seen")).unwrap();
+    assert_eq!((meta.atime(), meta.atime_nsec()), (1_500_000_000, 7));
+    assert_eq!(looks("seen"), (1_600_000_000, 500_000_000, 0o640));
 }
 
 #[test]

@@ -732,6 +732,7 @@ impl Inner {
             mtime: inode.mtime,
             ctime: inode.ctime,
             btime: Time::default(),
+            atime: None,
             ino: number,
             dev: side.dev(),
             rdev: inode.rdev,
