@@ -18,6 +18,8 @@ mod delete;
 #[cfg(feature = "s3")]
 mod dir;
 #[cfg(feature = "s3")]
+mod endpoint;
+#[cfg(feature = "s3")]
 mod failure;
 #[cfg(feature = "s3")]
 mod listing;

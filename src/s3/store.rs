@@ -27,6 +27,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::about::Kept;
 use super::clock::Clock;
 use super::delete::Deleter;
+use super::endpoint::KnownEndpoint;
 use super::failure::{errno_of, words};
 use super::listing::DELIMITER;
 use super::options::{Form, Listing, Options};
@@ -155,6 +156,7 @@ impl Store {
         let clock = Clock::default();
         let (client, config) = runtime.block_on(client(
             options,
+            &url.bucket,
             Listener {
                 turns: turns.clone(),
                 clock: clock.clone(),
@@ -418,7 +420,7 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options, listener: Listener) -> (Client, SdkConfig) {
+async fn client(options: &Options, bucket: &str, listener: Listener) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -459,6 +461,7 @@ async fn client(options: &Options, listener: Listener) -> (Client, SdkConfig) {
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(is_compatible)
         .retry_partition(unbounded.build())
+        .endpoint_resolver(KnownEndpoint::new(bucket.to_owned()))
         .interceptor(listener);
     (Client::from_conf(config.build()), shared)
 }
