@@ -31,7 +31,7 @@ pub mod exit {
 pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
     match outcome.cancelled {
         Some(Reason::Interrupted) => return exit::INTERRUPTED,
-        Some(Reason::Fatal | Reason::Panicked) => return exit::FILE_IO,
+        Some(Reason::Fatal | Reason::Panicked | Reason::Refused) => return exit::FILE_IO,
         Some(Reason::StopTime | Reason::TimedOut) => return exit::TIMEOUT,
         None => {}
     }
@@ -227,6 +227,9 @@ pub fn troubles(outcome: &Outcome, errors: &Errors) -> Vec<String> {
     let end = outcome.cancelled.map(|reason| match reason {
         Reason::Interrupted => "interrupted: the same command continues",
         Reason::Fatal => "stopped early: the destination takes no more",
+        Reason::Refused => {
+            "stopped early: the server does not take the credentials; with new ones the same command continues"
+        }
         Reason::Panicked => "stopped early by a bug in ringsync",
         Reason::StopTime => "stopped by --stop-after: the same command continues",
         Reason::TimedOut => {

@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex as Slot, MutexGuard, PoisonError};
 
-use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use futures_util::{StreamExt, stream};
 use nix::errno::Errno;
@@ -276,14 +275,24 @@ pub(super) async fn head(store: &Store, key: &str) -> Result<(Listed, HeadObject
     let request = store.client.head_object().bucket(&store.bucket).key(key);
     let answer = match store.in_turn(request.send()).await {
         Ok(answer) => answer,
-        Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => {
-            return Err(Errno::ENOENT);
+        Err(error) => {
+            let status = error.raw_response().map(|answer| answer.status().as_u16());
+            return Err(match status {
+                Some(404) => Errno::ENOENT,
+                Some(400) => reason(store, key).await.unwrap_or(errno_of(&error)),
+                _ => errno_of(&error),
+            });
         }
-        Err(error) => return Err(errno_of(&error)),
     };
     let size = answer.content_length();
     let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
     Ok((listed.ok_or(Errno::EPROTO)?, answer))
+}
+
+/// Why the server answers nothing about an object: the answers to HEAD have no words, and those to a listing do. It is nothing
+/// when it answers that.
+async fn reason(store: &Store, key: &str) -> Option<Errno> {
+    first_names(store, key, None, 1).await.err()
 }
 
 async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {

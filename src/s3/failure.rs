@@ -4,13 +4,16 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use nix::errno::Errno;
 
-/// Answers with other statuses that are about who asks.
-const CREDENTIAL_CODES: [&str; 4] = [
-    "ExpiredToken",
+/// Answers that are about who asks, not about what.
+const REJECTED_CODES: [&str; 4] = [
     "InvalidToken",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
+    SKEWED,
 ];
+const EXPIRED: &str = "ExpiredToken";
+/// Signatures bear the time.
+const SKEWED: &str = "RequestTimeTooSkewed";
 /// What the SDK says when nobody gave it any.
 const CREDENTIALS: &str = "loading credentials";
 
@@ -21,15 +24,12 @@ where
 {
     tracing::warn!("a request failed: {}", words(error));
     tracing::debug!(error = %DisplayErrorContext(error), "a request failed");
-    if error
-        .code()
-        .is_some_and(|code| CREDENTIAL_CODES.contains(&code))
-    {
-        return Errno::EACCES;
-    }
-    if error.code() == Some("InvalidObjectState") {
+    match error.code() {
+        Some(EXPIRED) => return Errno::EKEYEXPIRED,
+        Some(code) if REJECTED_CODES.contains(&code) => return Errno::EKEYREJECTED,
         // Archived: it has to be restored first.
-        return Errno::ENODATA;
+        Some("InvalidObjectState") => return Errno::ENODATA,
+        _ => {}
     }
     match error {
         SdkError::ServiceError(answer) => of_status(answer.raw().status().as_u16()),
@@ -70,6 +70,10 @@ where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     match (error.code(), error.message()) {
+        (Some(SKEWED), message) => format!(
+            "the clock of this machine is too far from that of the server: set it right, and try again ({SKEWED}: {})",
+            message.unwrap_or_default()
+        ),
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
         _ => chain(error),

@@ -411,6 +411,8 @@ fn is_somebody_there<E>(error: &SdkError<E, HttpResponse>) -> bool {
         }
         // A connection that broke off; one that cannot be had is another kind.
         SdkError::DispatchFailure(failure) => failure.is_other(),
+        // An answer that broke off.
+        SdkError::ResponseError(_) => true,
         _ => false,
     }
 }

@@ -326,7 +326,12 @@ impl Shard {
             return;
         }
         if error.class() == crate::error::Class::Fatal {
-            self.shared.cancel.set(Reason::Fatal);
+            let reason = if error.is_about_credentials() {
+                Reason::Refused
+            } else {
+                Reason::Fatal
+            };
+            self.shared.cancel.set(reason);
         }
         self.shared.sink.error(error);
     }

@@ -22,6 +22,8 @@ pub enum Reason {
     StopTime = 4,
     /// Nothing was completed for too long (`--timeout`).
     TimedOut = 5,
+    /// A server does not take the credentials any more.
+    Refused = 6,
 }
 
 /// Asked before every step of work; once set it stays, and the first reason counts.
@@ -54,6 +56,7 @@ impl Cancel {
             3 => Some(Reason::Panicked),
             4 => Some(Reason::StopTime),
             5 => Some(Reason::TimedOut),
+            6 => Some(Reason::Refused),
             _ => None,
         }
     }

@@ -393,6 +393,9 @@ fn what_passes_is_repeated_and_leaves_nothing_behind() {
                 for fault in [Fault::Status(503), Fault::Reset, Fault::LostReply, late] {
                     strike_twice(name, is_kind, fault);
                 }
+                if name == "list" {
+                    strike_twice(name, is_kind, Fault::CutAfter(300));
+                }
             });
         }
     });
@@ -422,6 +425,48 @@ fn strike_twice(name: &str, is_kind: IsKind, fault: Fault) {
     let lost = name == "begin" && matches!(fault, Fault::LostReply);
     let unfinished = if lost { 2 } else { 0 };
     assert_eq!(sending.scene.server.unfinished(), unfinished, "{context}");
+}
+
+/// The same where the server copies.
+#[test]
+fn copies_are_repeated_and_leave_nothing_behind() {
+    let kinds: [IsKind; 4] = [
+        |request| matches!(request, Request::Copy(_)),
+        |request| matches!(request, Request::CopyPart(..)),
+        |request| matches!(request, Request::Complete(_)),
+        |request| matches!(request, Request::Head(_)),
+    ];
+    std::thread::scope(|scope| {
+        for is_kind in kinds {
+            scope.spawn(move || {
+                for fault in [Fault::Status(503), Fault::Reset, Fault::LostReply] {
+                    strike_copies(is_kind, fault);
+                }
+            });
+        }
+    });
+}
+
+fn strike_copies(is_kind: IsKind, fault: Fault) {
+    let scene = Scene::new();
+    // More than 16 parts of 8 MiB are copied in parts.
+    let large: Vec<u8> = (0..137).flat_map(|byte| vec![byte; 1 << 20]).collect();
+    scene.server.put("p/large", &large, POSIX);
+    scene.server.put("p/small", b"small", POSIX);
+    scene.server.put("q/small", b"old", POSIX);
+    let mut left = 2;
+    scene.server.faults(move |request| {
+        let strikes = is_kind(request) && left > 0;
+        left -= u32::from(strikes);
+        strikes.then_some(fault)
+    });
+    let places = ["sync", BUCKET, "s3://bucket/q"];
+    let told = support::run(scene.command(&places, &["--part-size", "8M"]));
+    let context = format!("{fault:?}: {}", told.describe());
+    told.exits(0);
+    assert!(scene.server.body("q/large").unwrap() == large, "{context}");
+    assert_eq!(scene.server.body("q/small").unwrap(), b"small", "{context}");
+    assert_eq!(scene.server.unfinished(), 0, "{context}");
 }
 
 #[test]

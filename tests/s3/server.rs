@@ -42,6 +42,8 @@ pub(crate) enum Request {
 pub(crate) enum Fault {
     /// This status instead.
     Status(u16),
+    /// The same with a code of its own.
+    Code(u16, &'static str),
     /// The connection ends after so many bytes of the body.
     CutAfter(usize),
     /// A page that says there are more, and not where.
@@ -566,8 +568,8 @@ impl State {
                 let named = asked.text().matches("<PartNumber>").count();
                 assert_eq!(named, upload.parts.len(), "all parts are named");
                 let parts: Vec<_> = upload.parts.into_values().collect();
-                let whole = parts.iter().flat_map(|part| part.iter().copied());
-                let whole = Arc::new(whole.collect());
+                let whole: Vec<&[u8]> = parts.iter().map(|part| part.as_slice()).collect();
+                let whole = Arc::new(whole.concat());
                 let etag = self.insert(key, whole, upload.metadata, &parts);
                 let answer = format!(
                     "<CompleteMultipartUploadResult><ETag>&quot;{etag}&quot;</ETag></CompleteMultipartUploadResult>"
@@ -665,13 +667,14 @@ fn answer(stream: &TcpStream, shared: &Mutex<State>, asked: &Asked) -> bool {
         thread::sleep(time);
         state = shared.lock().unwrap();
     }
-    if let Some(Fault::Status(status)) = fault {
+    let refused = match fault {
+        Some(Fault::Status(503)) => Some((503, "SlowDown")),
+        Some(Fault::Status(status)) => Some((status, "AccessDenied")),
+        Some(Fault::Code(status, code)) => Some((status, code)),
+        _ => None,
+    };
+    if let Some((status, code)) = refused {
         drop(state);
-        let code = if status == 503 {
-            "SlowDown"
-        } else {
-            "AccessDenied"
-        };
         return fail(status, code);
     }
     if let Some(Fault::Meanwhile(key)) = fault {

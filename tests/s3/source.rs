@@ -611,6 +611,58 @@ fn what_may_not_be_read_costs_only_itself() {
     );
 }
 
+/// What else is asked with them would not go better.
+#[test]
+fn credentials_that_are_refused_end_the_run() {
+    let scene = Scene::new();
+    for number in 0..3000 {
+        scene
+            .server
+            .put(&format!("p/{}/{number}", number / 100), b"1", POSIX);
+    }
+    for (status, code, words) in [
+        (403, "InvalidAccessKeyId", "InvalidAccessKeyId"),
+        (403, "SignatureDoesNotMatch", "SignatureDoesNotMatch"),
+        (403, "RequestTimeTooSkewed", "the clock of this machine"),
+    ] {
+        scene
+            .server
+            .faults(move |_| Some(Fault::Code(status, code)));
+        let told = scene.sync(&[]);
+        assert!(told.exits(3).err().contains(words), "{}", told.describe());
+    }
+    let mut gets = 0;
+    scene.server.faults(move |request| {
+        gets += usize::from(matches!(request, Request::Get(_)));
+        (gets > 100).then_some(Fault::Code(400, "ExpiredToken"))
+    });
+    scene.server.seen();
+    let told = scene.sync(&[]);
+    let context = told.describe();
+    assert!(
+        told.exits(11).err().contains("Key has expired"),
+        "{context}"
+    );
+    let all = told.out() + &told.err();
+    assert!(all.contains("does not take the credentials"), "{context}");
+    let seen = scene.server.seen();
+    let is_get = |request: &&Request| matches!(request, Request::Get(_));
+    assert!(seen.iter().filter(is_get).count() < 1000, "it went on");
+    scene.server.faults(|_| None);
+    scene.sync(&[]).exits(0);
+    assert_eq!(scene.files().len(), 3000);
+    // When a run only asks.
+    let mut heads = 0;
+    scene.server.faults(move |request| {
+        heads += usize::from(matches!(request, Request::Head(_)));
+        (heads > 100).then_some(Fault::Code(400, "ExpiredToken"))
+    });
+    scene.server.seen();
+    scene.sync(&[]).exits(11);
+    let seen = scene.server.seen();
+    assert!(crate::heads(&seen) < 1000, "it went on");
+}
+
 #[test]
 fn what_buckets_cannot_do_is_refused() {
     let scene = Scene::new();
