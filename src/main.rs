@@ -26,7 +26,8 @@
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
 //! io/          operations as values; inline, ring and pool; buffers and direct I/O; the only unsafe code
-//! s3/          buckets as trees: the connection and its turns, listings, objects and their attributes; uploads, copies, deletions
+//! s3/          what a URL says; s3/bucket/  buckets as trees: the connection and its turns, listings, objects and their attributes;
+//!              uploads, copies, deletions
 //! shard/       per-core executors, queues, directory visits, the index, giant directories, what rules leave
 //! transfer/    files; large ones in chunks, past the page cache, in part; symlinks and specials, deletion; backups, flushing,
 //!              verification

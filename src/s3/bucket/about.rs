@@ -31,7 +31,7 @@ pub(super) struct Kept {
 /// Puts what an [`About`] has into a request that makes an object.
 macro_rules! dressed {
     ($request:expr, $about:expr) => {{
-        let about: $crate::s3::about::About = $about;
+        let about: $crate::s3::bucket::about::About = $about;
         $request
             .set_metadata(Some(about.metadata))
             .set_content_type(about.content_type)
