@@ -41,7 +41,7 @@ pub enum Class {
     Vanished,
     /// This entry fails, the rest goes on; exit 23.
     Entry,
-    /// The whole run cannot go on: the destination is full, read-only or gone, or a server knows us no more; exit 11.
+    /// The whole run cannot go on: the destination is full, read-only or gone; exit 11.
     Fatal,
 }
 
@@ -307,18 +307,8 @@ impl Error {
             (Side::Destination, Errno::ENOSPC) if self.op == OpKind::SetXattrs => Class::Entry,
             (Side::Source, Errno::ENOENT | Errno::ESTALE) => Class::Vanished,
             (Side::Destination, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => Class::Fatal,
-            _ if self.is_about_credentials() => Class::Fatal,
             _ => Class::Entry,
         }
-    }
-
-    /// Whether a server does not take the credentials, or not any more. What else it is asked will not go better.
-    #[must_use]
-    pub fn is_about_credentials(&self) -> bool {
-        matches!(
-            self.cause,
-            Cause::Errno(Errno::EKEYEXPIRED | Errno::EKEYREJECTED)
-        )
     }
 }
 
@@ -348,8 +338,6 @@ mod tests {
         assert_eq!(class(Side::Source, Errno::ENOENT), Class::Vanished);
         assert_eq!(class(Side::Destination, Errno::ENOENT), Class::Entry);
         assert_eq!(class(Side::Destination, Errno::EIO), Class::Entry);
-        assert_eq!(class(Side::Source, Errno::EKEYEXPIRED), Class::Fatal);
-        assert_eq!(class(Side::Destination, Errno::EKEYREJECTED), Class::Fatal);
     }
 
     #[test]

@@ -417,7 +417,8 @@ pub(super) fn meta_of(raw: &Statx) -> Result<Meta, Errno> {
         mtime: time_of(raw.stx_mtime),
         ctime: time_of(raw.stx_ctime),
         btime: time_of(raw.stx_btime),
-        atime: Some(time_of(raw.stx_atime)),
+        // It comes along where it costs nothing.
+        atime: (raw.stx_mask & StatxFlags::ATIME.bits() != 0).then(|| time_of(raw.stx_atime)),
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
         rdev,

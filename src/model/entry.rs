@@ -151,7 +151,7 @@ pub struct Meta {
     pub ctime: Time,
     /// When the inode was made; 1970 where the filesystem does not tell. Listings do not keep it.
     pub btime: Time,
-    /// The last access; nothing in listings, and where nobody keeps it.
+    /// The last access; nothing in listings, and where that is not at hand.
     pub atime: Option<Time>,
     pub ino: u64,
     /// The device of the filesystem that holds the inode (`makedev` form).

@@ -228,7 +228,7 @@ pub fn troubles(outcome: &Outcome, errors: &Errors) -> Vec<String> {
         Reason::Interrupted => "interrupted: the same command continues",
         Reason::Fatal => "stopped early: the destination takes no more",
         Reason::Refused => {
-            "stopped early: the server does not take the credentials; with new ones the same command continues"
+            "stopped early: the server does not take the credentials, or the clock of this machine (the log has its words); once they are right, the same command continues"
         }
         Reason::Panicked => "stopped early by a bug in ringsync",
         Reason::StopTime => "stopped by --stop-after: the same command continues",

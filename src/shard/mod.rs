@@ -326,12 +326,7 @@ impl Shard {
             return;
         }
         if error.class() == crate::error::Class::Fatal {
-            let reason = if error.is_about_credentials() {
-                Reason::Refused
-            } else {
-                Reason::Fatal
-            };
-            self.shared.cancel.set(reason);
+            self.shared.cancel.set(Reason::Fatal);
         }
         self.shared.sink.error(error);
     }

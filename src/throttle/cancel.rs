@@ -22,7 +22,7 @@ pub enum Reason {
     StopTime = 4,
     /// Nothing was completed for too long (`--timeout`).
     TimedOut = 5,
-    /// A server does not take the credentials any more.
+    /// A server does not take our credentials any more.
     Refused = 6,
 }
 

@@ -138,6 +138,15 @@ fn an_etag_that_is_another_says_nothing() {
     assert!(copied.gets() >= 2);
 }
 
+/// Its ETag may look like an MD5, and is none.
+#[test]
+fn what_is_encrypted_is_read() {
+    let copied = Copied::new();
+    copied.scene.server.encrypt("p/large");
+    assert_eq!(copied.up(&["-c"]).exits(0).count("files_copied"), 0);
+    assert_eq!(copied.gets(), 2);
+}
+
 /// Put together from parts of several sizes.
 #[test]
 fn parts_of_other_sizes_are_read() {

@@ -67,6 +67,8 @@ struct Object {
     body: Arc<Vec<u8>>,
     /// As with real servers, the same contents have the same.
     etag: String,
+    /// With a key of its owner.
+    is_encrypted: bool,
     /// In bytes, where the server knows its parts.
     first_part: Option<usize>,
     metadata: Vec<(String, String)>,
@@ -81,6 +83,7 @@ impl Object {
         Self {
             body,
             etag,
+            is_encrypted: false,
             first_part: None,
             metadata,
             modified,
@@ -210,6 +213,12 @@ impl Server {
             object = object.summed(&[]);
         }
         state.objects.insert(key.to_owned(), object);
+    }
+
+    /// Says of an object that it is encrypted.
+    pub(crate) fn encrypt(&self, key: &str) {
+        let mut state = self.state();
+        state.objects.get_mut(key).unwrap().is_encrypted = true;
     }
 
     /// Gives an object another ETag.
@@ -753,6 +762,10 @@ fn send_object(stream: &TcpStream, asked: &Asked, object: &Object, fault: Option
     ];
     for (name, value) in &object.metadata {
         headers.push((format!("x-amz-meta-{name}"), value.clone()));
+    }
+    if object.is_encrypted {
+        let name = String::from("x-amz-server-side-encryption");
+        headers.push((name, String::from("aws:kms")));
     }
     if asked.method == "HEAD" {
         let part = object

@@ -131,6 +131,10 @@ fn attributes_come_in_the_form_that_is_asked_for() {
     let meta = fs::metadata(scene.dst.join("seen")).unwrap();
     assert_eq!((meta.atime(), meta.atime_nsec()), (1_500_000_000, 7));
     assert_eq!(looks("seen"), (1_600_000_000, 500_000_000, 0o640));
+    fs::remove_file(scene.dst.join("seen")).unwrap();
+    scene.sync(&["--verify"]).exits(0);
+    let meta = fs::metadata(scene.dst.join("seen")).unwrap();
+    assert_eq!(meta.atime(), 1_500_000_000, "it was read back before");
 }
 
 #[test]
@@ -651,16 +655,44 @@ fn credentials_that_are_refused_end_the_run() {
     scene.server.faults(|_| None);
     scene.sync(&[]).exits(0);
     assert_eq!(scene.files().len(), 3000);
-    // When a run only asks.
-    let mut heads = 0;
-    scene.server.faults(move |request| {
-        heads += usize::from(matches!(request, Request::Head(_)));
-        (heads > 100).then_some(Fault::Code(400, "ExpiredToken"))
+    // When a run only asks, and the answers have no words.
+    for (status, code) in [(400, "ExpiredToken"), (403, "InvalidAccessKeyId")] {
+        let mut heads = 0;
+        scene.server.faults(move |request| {
+            heads += usize::from(matches!(request, Request::Head(_)));
+            (heads > 100).then_some(Fault::Code(status, code))
+        });
+        scene.server.seen();
+        scene.sync(&[]).exits(11);
+        let seen = scene.server.seen();
+        assert!(crate::heads(&seen) < 1000, "it went on");
+    }
+}
+
+/// Some servers and proxies find the signatures of odd keys wrong.
+#[test]
+fn a_key_that_is_refused_costs_only_itself() {
+    let scene = Scene::new();
+    for name in ["a", "b+c", "d"] {
+        scene.server.put(&format!("p/{name}"), b"1", POSIX);
+    }
+    scene.server.faults(|request| match request {
+        Request::Get(key) if key == "p/b+c" => Some(Fault::Code(403, "SignatureDoesNotMatch")),
+        _ => None,
     });
-    scene.server.seen();
-    scene.sync(&[]).exits(11);
-    let seen = scene.server.seen();
-    assert!(crate::heads(&seen) < 1000, "it went on");
+    let told = scene.sync(&[]);
+    assert!(
+        told.exits(23).err().contains("EACCES"),
+        "{}",
+        told.describe()
+    );
+    assert_eq!(scene.files(), ["a", "d"].map(str::to_owned).into());
+    scene.server.faults(|request| match request {
+        Request::Head(key) if key == "p/a" => Some(Fault::Status(403)),
+        _ => None,
+    });
+    scene.sync(&[]).exits(23);
+    assert_eq!(scene.files().len(), 3);
 }
 
 #[test]

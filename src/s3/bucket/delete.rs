@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::failure::errno_of;
+use super::failure::{errno_of, is_refusal};
 use super::store::Store;
 
 /// No request deletes more.
@@ -126,7 +126,10 @@ async fn delete_many(store: &Store, batch: Vec<Doomed>) {
     let request = request.bucket(&store.bucket).delete(objects);
     let failed = match store.in_turn(request.send()).await {
         Ok(answer) => answer.errors.unwrap_or_default(),
-        Err(error) if is_unknown(error.raw_response().map(|raw| raw.status().as_u16())) => {
+        Err(error)
+            if !is_refusal(errno_of(&error))
+                && is_unknown(error.raw_response().map(|raw| raw.status().as_u16())) =>
+        {
             store.deleter.waiting().one_by_one = true;
             join_all(batch.into_iter().map(|doomed| delete_one(store, doomed))).await;
             return;

@@ -209,7 +209,15 @@ impl Dir {
         let asked = store.run(async move {
             let asked = stream::iter(to_ask).map(|(at, key)| {
                 let store = asking.clone();
-                async move { (at, ask(&store, key).await) }
+                async move {
+                    if store.is_ending() {
+                        return (at, Err(Errno::ECANCELED));
+                    }
+                    match ask(&store, key).await {
+                        Err(errno) => (at, Err(store.reason(errno).await)),
+                        told => (at, told),
+                    }
+                }
             });
             Ok(asked.buffer_unordered(HEADS_MAX).collect::<Vec<_>>().await)
         });
@@ -279,7 +287,8 @@ pub(super) async fn head(store: &Store, key: &str) -> Result<(Listed, HeadObject
             let status = error.raw_response().map(|answer| answer.status().as_u16());
             return Err(match status {
                 Some(404) => Errno::ENOENT,
-                Some(400) => reason(store, key).await.unwrap_or(errno_of(&error)),
+                // What is wrong with a request without a body but who asks?
+                Some(400) => Errno::EACCES,
                 _ => errno_of(&error),
             });
         }
@@ -287,12 +296,6 @@ pub(super) async fn head(store: &Store, key: &str) -> Result<(Listed, HeadObject
     let size = answer.content_length();
     let listed = Listed::new(size, answer.last_modified(), answer.e_tag());
     Ok((listed.ok_or(Errno::EPROTO)?, answer))
-}
-
-/// Why the server answers nothing about an object: the answers to HEAD have no words, and those to a listing do. It is nothing
-/// when it answers that.
-async fn reason(store: &Store, key: &str) -> Option<Errno> {
-    first_names(store, key, None, 1).await.err()
 }
 
 async fn ask_dir(store: &Store, prefix: String) -> Result<Meta, Errno> {

@@ -46,3 +46,38 @@ impl ResolveEndpoint for KnownEndpoint {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn url(rules: &impl ResolveEndpoint, bucket: &str, is_control: bool, style: bool) -> String {
+        let params = Params::builder()
+            .region("eu-central-1")
+            .bucket(bucket)
+            .force_path_style(style)
+            .use_s3_express_control_endpoint(is_control)
+            .build();
+        let params = params.unwrap();
+        let endpoint = rules.resolve_endpoint(&params).now_or_never();
+        endpoint.unwrap().unwrap().url().to_owned()
+    }
+
+    #[test]
+    fn it_is_the_place_that_the_rules_say() {
+        let known = KnownEndpoint::new(String::from("mine"));
+        let rules = DefaultResolver::new();
+        for (bucket, is_control, style) in [
+            ("mine", false, false),
+            ("mine", false, false),
+            ("mine", true, false),
+            ("other", false, false),
+            ("other", false, true),
+        ] {
+            let wanted = url(&rules, bucket, is_control, style);
+            assert_eq!(url(&known, bucket, is_control, style), wanted);
+        }
+        assert!(known.known.get().is_some());
+    }
+}

@@ -14,7 +14,7 @@ const REJECTED_CODES: [&str; 4] = [
 const EXPIRED: &str = "ExpiredToken";
 /// Signatures bear the time.
 const SKEWED: &str = "RequestTimeTooSkewed";
-/// What the SDK says when nobody gave it any.
+/// What the SDK says when nobody gives it any, or no new ones.
 const CREDENTIALS: &str = "loading credentials";
 
 /// The error of a call that fails so.
@@ -32,6 +32,7 @@ where
         _ => {}
     }
     match error {
+        SdkError::DispatchFailure(_) if chain(error).contains(CREDENTIALS) => Errno::EKEYEXPIRED,
         SdkError::ServiceError(answer) => of_status(answer.raw().status().as_u16()),
         SdkError::TimeoutError(_) => Errno::ETIMEDOUT,
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Errno::ETIMEDOUT,
@@ -50,6 +51,11 @@ where
         Errno::ENOENT => Errno::EIO,
         errno => errno,
     }
+}
+
+/// Whether a failure is about who asks, not about what.
+pub(super) fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::EKEYEXPIRED | Errno::EKEYREJECTED)
 }
 
 fn of_status(status: u16) -> Errno {
@@ -76,7 +82,7 @@ where
         ),
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        _ => chain(error),
+        _ => explained(chain(error)),
     }
 }
 
@@ -85,7 +91,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<String> = causes.map(ToString::to_string).collect();
     words.dedup();
-    let words = words.join(": ");
+    words.join(": ")
+}
+
+fn explained(words: String) -> String {
     if words.contains(CREDENTIALS) {
         return format!(
             "there are no credentials: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --profile, or for a public bucket --no-sign-request ({words})"

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -22,20 +22,20 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use futures_util::future::{BoxFuture, Either, select};
 use nix::errno::Errno;
 use tokio::runtime::Runtime;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::about::Kept;
 use super::clock::Clock;
 use super::delete::Deleter;
 use super::endpoint::KnownEndpoint;
-use super::failure::{errno_of, words};
-use super::listing::DELIMITER;
+use super::failure::{errno_of, is_refusal, words};
+use super::listing::{DELIMITER, first_names};
 use super::options::{Form, Listing, Options};
 use super::turns::{ASKED, Asked, Listener, Turns};
 use super::url::Url;
 use crate::error::Side;
 use crate::model::RequestMeter;
-use crate::throttle::Cancel;
+use crate::throttle::{Cancel, Reason};
 
 /// A request is made so often; between them the SDK waits longer and longer.
 const ATTEMPTS_MAX: u32 = 6;
@@ -56,10 +56,12 @@ const THREADS_MAX: usize = 16;
 const REQUESTS_PER_THREAD: usize = 64;
 /// What contents that wait to be sent may take for each thread: four parts.
 const MEMORY_KIB_PER_THREAD: u32 = 64 << 10;
-/// Names of directory buckets end so.
-const EXPRESS: &str = "--x-s3";
+/// Names of directory buckets end so, and of access points to them.
+const EXPRESS: [&str; 2] = ["--x-s3", "--xa-s3"];
 /// Keys that are kept for directories to come: some 40 MB.
 const KEYS_MAX: usize = 200_000;
+/// Credentials that a server took are not doubted again for so long.
+const TRUST: Duration = Duration::from_secs(5);
 /// Nobody waits long to be told that nobody is there.
 const FIRST_ATTEMPTS_MAX: u32 = 2;
 
@@ -97,6 +99,10 @@ pub struct Store {
     turns: Arc<Turns>,
     pub(super) clock: Clock,
     pub(super) bucket: String,
+    /// What the run is about in it.
+    prefix: String,
+    /// When the server took the credentials last, as far as somebody had doubts.
+    trusted: Mutex<Option<Instant>>,
     pub(super) form: Form,
     lists_directories: AtomicBool,
     /// Names are sorted, as far as is known.
@@ -153,10 +159,13 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the threads of S3: {error}"))?;
+        // Directory buckets: they do not sort, and are asked for a session at another place.
+        let is_express = EXPRESS.iter().any(|end| url.bucket.ends_with(end));
+        let endpoint = (!is_express).then(|| KnownEndpoint::new(url.bucket.clone()));
         let clock = Clock::default();
         let (client, config) = runtime.block_on(client(
             options,
-            &url.bucket,
+            endpoint,
             Listener {
                 turns: turns.clone(),
                 clock: clock.clone(),
@@ -165,8 +174,6 @@ impl Store {
         ));
         let checks = config.request_checksum_calculation();
         let memory_kib = MEMORY_KIB_PER_THREAD * u32::try_from(threads).unwrap_or(1);
-        // Directory buckets: they do not sort.
-        let is_express = url.bucket.ends_with(EXPRESS);
         let store = Self {
             runtime: Some(runtime),
             client,
@@ -193,6 +200,8 @@ impl Store {
             turns,
             clock,
             bucket: url.bucket.clone(),
+            prefix: url.prefix.clone(),
+            trusted: Mutex::new(None),
             form: options.form,
             lists_directories: AtomicBool::new(
                 options.listing == Listing::Directories || is_express,
@@ -345,6 +354,31 @@ impl Store {
         })
     }
 
+    /// What a failure is about that may be about who asks: a server may say so of one key only, or cannot say why. When it does
+    /// not take the credentials for a listing either, the run ends: nothing else would go better.
+    pub(super) async fn reason(self: &Arc<Self>, errno: Errno) -> Errno {
+        if !is_refusal(errno) && errno != Errno::EACCES {
+            return errno;
+        }
+        // One asks for all who want to know.
+        let mut trusted = self.trusted.lock().await;
+        if self.is_ending() {
+            return errno;
+        }
+        if trusted.is_none_or(|when| when.elapsed() >= TRUST) {
+            let asking = self.clone();
+            let list = async move { first_names(&asking, &asking.prefix, None, 1).await };
+            if let Err(refusal) = self.run(list).await
+                && is_refusal(refusal)
+            {
+                self.cancel.set(Reason::Refused);
+                return refusal;
+            }
+            *trusted = Some(Instant::now());
+        }
+        Errno::EACCES
+    }
+
     /// Waits for memory for contents that are to be sent: so many bytes, or all there is.
     ///
     /// # Errors
@@ -422,7 +456,11 @@ fn retries(attempts: u32) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().retry_config(retries)
 }
 
-async fn client(options: &Options, bucket: &str, listener: Listener) -> (Client, SdkConfig) {
+async fn client(
+    options: &Options,
+    endpoint: Option<KnownEndpoint>,
+    listener: Listener,
+) -> (Client, SdkConfig) {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -463,7 +501,10 @@ async fn client(options: &Options, bucket: &str, listener: Listener) -> (Client,
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(is_compatible)
         .retry_partition(unbounded.build())
-        .endpoint_resolver(KnownEndpoint::new(bucket.to_owned()))
         .interceptor(listener);
+    let config = match endpoint {
+        Some(endpoint) => config.endpoint_resolver(endpoint),
+        None => config,
+    };
     (Client::from_conf(config.build()), shared)
 }

@@ -78,9 +78,13 @@ impl Fs for ObjectFs {
         let instruments = self.instruments.clone();
         let (what, since) = (Timed::Op(kind.into(), self.side), instruments.now());
         let running = run(self.store.clone(), self.ways, op);
+        let store = self.store.clone();
         Pending::Boxed(Box::pin(async move {
             let in_flight = instruments.in_flight();
-            let outcome = running.await;
+            let outcome = match running.await {
+                Err(errno) => Err(store.reason(errno).await),
+                done => done,
+            };
             drop(in_flight);
             instruments.record_since(what, since);
             outcome.map_err(|errno| OpError { kind, errno })
