@@ -356,7 +356,13 @@ impl Store {
 
     /// What a failure is about that may be about who asks: a server may say so of one key only, or cannot say why. When it does
     /// not take the credentials for a listing either, the run ends: nothing else would go better.
-    pub(super) async fn reason(self: &Arc<Self>, errno: Errno) -> Errno {
+    pub(super) fn reason(self: &Arc<Self>, errno: Errno) -> BoxFuture<'static, Errno> {
+        let store = self.clone();
+        // What waits for it stays small: it is seldom asked.
+        Box::pin(async move { store.ask_for_reason(errno).await })
+    }
+
+    async fn ask_for_reason(self: Arc<Self>, errno: Errno) -> Errno {
         if !is_refusal(errno) && errno != Errno::EACCES {
             return errno;
         }
