@@ -760,6 +760,29 @@ fn the_doctor_tries_a_bucket_out_and_leaves_nothing() {
     );
 }
 
+/// 1,024 bytes, with what the URL says.
+#[test]
+fn keys_may_be_as_long_as_servers_take() {
+    let sending = Sending::new();
+    let dirs = format!("{0}/{0}/{0}/{0}", "d".repeat(250));
+    let longest = format!("{dirs}/{}", "f".repeat(1024 - "p/".len() - 4 * 251));
+    let longer = format!("{longest}+");
+    for path in [&longest, &longer] {
+        sending.write(path, b"far down");
+    }
+    let told = sending.sync(&[]);
+    assert!(
+        told.exits(23).err().contains("ENAMETOOLONG"),
+        "{}",
+        told.describe()
+    );
+    let key = format!("p/{longest}");
+    assert_eq!(key.len(), 1024);
+    assert_eq!(sending.keys(), [key]);
+    sending.scene.sync(&[]).exits(0);
+    assert_eq!(sending.scene.read(&longest), b"far down");
+}
+
 #[test]
 fn requests_are_told_by_their_kinds() {
     let sending = Sending::new();

@@ -462,14 +462,14 @@ fn a_large_directory_of_which_a_part_cannot_be_listed_loses_nothing() {
 
 #[test]
 fn a_giant_directory_is_split_over_shards() {
-    const KEYS: usize = 70_000;
+    const KEYS: usize = 100_000;
     let scene = Scene::new();
     for number in 0..KEYS {
         scene.server.put(&format!("p/{number:06}"), b"", &[]);
     }
     let told = scene.sync(&["-n", "--s3-metadata", "none", "--stats"]);
     assert!(
-        told.exits(0).out().contains("70,000 files"),
+        told.exits(0).out().contains("100,000 files"),
         "{}",
         told.describe()
     );
