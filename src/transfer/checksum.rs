@@ -22,7 +22,7 @@ impl Lane {
     ) -> Result<bool, Failure> {
         match (self.source.keeps_checksums(), self.dest.keeps_checksums()) {
             (false, false) => Ok(false),
-            (true, true) => self.are_equal_objects(place).await,
+            (true, true) => self.are_equal_objects(place, existing).await,
             (false, true) => self.is_object(place, Side::Source, existing).await,
             (true, false) => self.is_object(place, Side::Destination, wanted).await,
         }
@@ -47,8 +47,13 @@ impl Lane {
         }
     }
 
-    async fn are_equal_objects(&self, place: Place<'_>) -> Result<bool, Failure> {
+    async fn are_equal_objects(&self, place: Place<'_>, existing: &Meta) -> Result<bool, Failure> {
         let source = self.checksum(Side::Source, place).await;
+        let version = source.as_ref().and_then(Checksum::version);
+        if version == Some(Version(existing.ino)) {
+            // Its listing told the ETag.
+            return Ok(true);
+        }
         let dest = self.checksum(Side::Destination, place).await;
         match (source, dest) {
             (Some(source), Some(dest)) if source.is_like(&dest) => Ok(source == dest),
