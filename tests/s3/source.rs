@@ -622,7 +622,7 @@ fn credentials_that_are_refused_end_the_run() {
     for number in 0..3000 {
         scene
             .server
-            .put(&format!("p/{}/{number}", number / 100), b"1", POSIX);
+            .put(&format!("p/{}/{number}", number / 300), b"1", POSIX);
     }
     for (status, code, words) in [
         (403, "InvalidAccessKeyId", "InvalidAccessKeyId"),
@@ -641,7 +641,8 @@ fn credentials_that_are_refused_end_the_run() {
         (gets > 100).then_some(Fault::Code(400, "ExpiredToken"))
     });
     scene.server.seen();
-    let told = scene.sync(&[]);
+    // So that not all is asked for at once.
+    let told = scene.sync(&["--cores", "1"]);
     let context = told.describe();
     assert!(
         told.exits(11).err().contains("Key has expired"),
@@ -663,7 +664,7 @@ fn credentials_that_are_refused_end_the_run() {
             (heads > 100).then_some(Fault::Code(status, code))
         });
         scene.server.seen();
-        scene.sync(&[]).exits(11);
+        scene.sync(&["--cores", "1"]).exits(11);
         let seen = scene.server.seen();
         assert!(crate::heads(&seen) < 1000, "it went on");
     }

@@ -367,20 +367,22 @@ impl Store {
             return errno;
         }
         // One asks for all who want to know.
-        let mut trusted = self.trusted.lock().await;
-        if self.is_ending() {
+        let turn = self.unless_it_ends(async { Ok(self.trusted.lock().await) });
+        let Ok(mut trusted) = turn.await else {
             return errno;
-        }
+        };
         if trusted.is_none_or(|when| when.elapsed() >= TRUST) {
             let asking = self.clone();
             let list = async move { first_names(&asking, &asking.prefix, None, 1).await };
-            if let Err(refusal) = self.run(list).await
-                && is_refusal(refusal)
-            {
-                self.cancel.set(Reason::Refused);
-                return refusal;
+            match self.run(list).await {
+                Ok(_) | Err(Errno::EACCES) => *trusted = Some(Instant::now()),
+                Err(refusal) if is_refusal(refusal) => {
+                    self.cancel.set(Reason::Refused);
+                    return refusal;
+                }
+                // It says nothing of that.
+                Err(_) => return errno,
             }
-            *trusted = Some(Instant::now());
         }
         Errno::EACCES
     }
