@@ -294,19 +294,24 @@ impl Run {
         Ok(Self {
             backup_root,
             io_depth: depth,
-            latencies,
             turns: has_bucket.then_some(buckets.turns),
-            ..Self::new(job, roots, cancel)
+            ..Self::new(job, roots, cancel, latencies)
         })
     }
 
     /// A job on roots and filesystems of the caller's.
     #[must_use]
     pub fn with_roots(job: Job, roots: Roots) -> Self {
-        Self::new(job, roots, Arc::default())
+        let latencies = latencies(&job);
+        Self::new(job, roots, Arc::default(), latencies)
     }
 
-    fn new(job: Job, mut roots: Roots, cancel: Arc<Cancel>) -> Self {
+    fn new(
+        job: Job,
+        mut roots: Roots,
+        cancel: Arc<Cancel>,
+        latencies: Option<Arc<Latencies>>,
+    ) -> Self {
         let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
         roots.fs = Rates::of(&job.tuning, cancel.clone()).pace(roots.fs);
         Self {
@@ -316,7 +321,7 @@ impl Run {
             chunks: None,
             tallies,
             coordinator: Coordinator::new(job.tuning.coordinator_limits(), cancel.clone()),
-            latencies: latencies(&job),
+            latencies,
             io_depth: job.tuning.depth(),
             retries: Arc::new(RetryBudget::new(job.tuning.retries)),
             turns: None,

@@ -27,13 +27,18 @@ pub struct Listed {
 pub struct Version(pub u64);
 
 impl Version {
-    /// Of what has such an ETag: another object, or the same one with other contents, would have another. Not all servers quote
-    /// it everywhere, and proxies call it weak. Nothing when it is empty.
+    /// Of what has such an ETag: another object, or the same one with other contents, would have another. Nothing when it is empty.
     #[must_use]
     pub fn of_etag(etag: &str) -> Option<Self> {
-        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        let etag = bare_etag(etag);
         (!etag.is_empty()).then(|| Self(xxh3_64(etag.as_bytes())))
     }
+}
+
+/// An ETag alone: not all servers quote it everywhere, and proxies call it weak.
+#[must_use]
+pub fn bare_etag(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
 }
 
 /// What a listing is to tell after a run, and what it told before of that.

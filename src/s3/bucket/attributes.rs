@@ -74,10 +74,10 @@ impl Form {
                 put("file-mtime", format!("{}ns", mtime.as_nanos()));
             }
         }
-        if let (Self::Posix, Some(atime)) = (self, change.atime) {
-            put("file-atime", format!("{}ns", atime.as_nanos()));
-        }
         if self == Self::Posix {
+            if let Some(atime) = change.atime {
+                put("file-atime", format!("{}ns", atime.as_nanos()));
+            }
             // On Linux a symlink has no mode of its own.
             let link_mode = (kind == Kind::Symlink).then_some(0o777);
             if let Some(mode) = link_mode.or(change.mode) {

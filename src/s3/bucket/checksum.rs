@@ -13,6 +13,7 @@ use super::dir::head;
 use super::store::Store;
 use crate::model::Kind;
 use crate::model::checksum::Checksum;
+use crate::model::copies::bare_etag;
 
 const SUM_OF_NOTHING: [u8; 16] =
     *b"\xd4\x1d\x8c\xd9\x8f\x00\xb2\x04\xe9\x80\x09\x98\xec\xf8\x42\x7e";
@@ -68,7 +69,7 @@ fn is_placeholder(sum: [u8; 16], size: u64) -> bool {
 
 /// The MD5 that an ETag may be, and of how many parts' MD5s it is one.
 fn parse(etag: &str) -> Option<([u8; 16], Option<u64>)> {
-    let etag = etag.trim_start_matches("W/").trim_matches('"');
+    let etag = bare_etag(etag);
     let (sum, parts) = match etag.split_once('-') {
         Some((sum, parts)) => (sum, Some(parts.parse().ok()?)),
         None => (etag, None),

@@ -126,16 +126,14 @@ async fn delete_many(store: &Store, batch: Vec<Doomed>) {
     let request = request.bucket(&store.bucket).delete(objects);
     let failed = match store.in_turn(request.send()).await {
         Ok(answer) => answer.errors.unwrap_or_default(),
-        Err(error)
-            if !is_refusal(errno_of(&error))
-                && is_unknown(error.raw_response().map(|raw| raw.status().as_u16())) =>
-        {
-            store.deleter.waiting().one_by_one = true;
-            join_all(batch.into_iter().map(|doomed| delete_one(store, doomed))).await;
-            return;
-        }
         Err(error) => {
             let errno = errno_of(&error);
+            let status = error.raw_response().map(|raw| raw.status().as_u16());
+            if is_unknown(status) && !is_refusal(errno) {
+                store.deleter.waiting().one_by_one = true;
+                join_all(batch.into_iter().map(|doomed| delete_one(store, doomed))).await;
+                return;
+            }
             for doomed in batch {
                 let _ = doomed.told.send(Err(errno));
             }
