@@ -1,11 +1,13 @@
 //! The executors: one per core, pinned.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use futures_util::FutureExt;
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::{Shared, pulse};
 
@@ -37,7 +39,7 @@ where
     let mut failure = None;
     for (shard, &cpu) in options.cpus.iter().enumerate() {
         let (body, guard) = (body.clone(), AbortOnPanic(shared.clone()));
-        let blocking = PoolPlacement::Unbound(options.blocking_threads);
+        let blocking_threads = options.blocking_threads;
         let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
         let end = End {
             shared: shared.clone(),
@@ -50,10 +52,11 @@ where
                 .io_memory(GLOMMIO_IO_MEMORY_BYTES)
                 .ring_depth(GLOMMIO_RING_DEPTH)
                 .preempt_timer(PREEMPT_AFTER)
-                .blocking_thread_pool_placement(blocking)
+                .blocking_thread_pool_placement(PoolPlacement::Unbound(blocking_threads))
                 .make()
                 .map_err(|error| refused(cpu, &error));
-            let result = executor.and_then(|executor| executor.run(body(shard)));
+            let result =
+                executor.and_then(|executor| run_on(executor, blocking_threads, body(shard)));
             if result.is_err() {
                 guard.0.abort();
             }
@@ -77,6 +80,31 @@ where
         failure.get_or_insert(error);
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Runs a future on an executor, and drops the executor while no thread of its blocking pool can end. glommio detaches them just
+/// after it told them to end, and a thread that ends while it is detached can crash the process (glibc bug 19951): so each one
+/// is given a last job, from which it ends once the executor is gone.
+fn run_on<T>(executor: LocalExecutor, blocking_threads: usize, body: impl Future<Output = T>) -> T {
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock();
+    let result = executor.run(async {
+        let result = body.await;
+        for _ in 0..blocking_threads {
+            let gate = gate.clone();
+            let last_job = move || {
+                drop(gate.lock());
+                // Its answer would find nobody, which glommio takes for a bug; this ends the thread without a word.
+                resume_unwind(Box::new(()))
+            };
+            // Polled once, it is handed over; it never answers.
+            let _: Option<()> = glommio::executor().spawn_blocking(last_job).now_or_never();
+        }
+        result
+    });
+    drop(executor);
+    drop(closed);
+    result
 }
 
 /// Why there is no executor, and what helps: each one's ring needs locked memory and descriptors.
