@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::{Shared, pulse};
 
@@ -48,13 +50,14 @@ where
         };
         let spawned = thread.spawn(move || {
             let _end = end;
-            let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            let executor = LocalExecutorBuilder::new(Placement::Unbound)
                 .io_memory(GLOMMIO_IO_MEMORY_BYTES)
                 .ring_depth(GLOMMIO_RING_DEPTH)
                 .preempt_timer(PREEMPT_AFTER)
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(blocking_threads))
                 .make()
-                .map_err(|error| refused(cpu, &error));
+                .map_err(|error| refused(cpu, &error))
+                .and_then(|executor| pin(cpu).map(|()| executor));
             let result =
                 executor.and_then(|executor| run_on(executor, blocking_threads, body(shard)));
             if result.is_err() {
@@ -105,6 +108,15 @@ fn run_on<T>(executor: LocalExecutor, blocking_threads: usize, body: impl Future
     drop(executor);
     drop(closed);
     result
+}
+
+/// Pins this thread. glommio would do it, but first reads the whole machine's topology, for each executor, and gives up where
+/// that is unknown (a package of -1, as in some virtual machines). Its blocking threads exist by now: they are not pinned.
+fn pin(cpu: usize) -> Result<(), String> {
+    let mut only = CpuSet::new();
+    only.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &only))
+        .map_err(|errno| refused(cpu, &errno))
 }
 
 /// Why there is no executor, and what helps: each one's ring needs locked memory and descriptors.

@@ -121,9 +121,13 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Self {
+        Self::below(&scratch_root())
+    }
+
+    fn below(root: &Path) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("ringsync-")
-            .tempdir_in(scratch_root())
+            .tempdir_in(root)
             .unwrap();
         let path = folder.keep();
         // Open to the unprivileged tests.
@@ -193,15 +197,20 @@ pub(crate) struct Pair {
     pub(crate) src: PathBuf,
     pub(crate) dst: PathBuf,
     pub(crate) scratch: Scratch,
+    pub(crate) sources: Option<Scratch>,
 }
 
 impl Pair {
+    /// The source is below `RINGSYNC_TEST_SRC_DIR` when that is set: on another filesystem.
     pub(crate) fn new() -> Self {
         let scratch = Scratch::new();
+        let elsewhere = std::env::var_os("RINGSYNC_TEST_SRC_DIR");
+        let sources = elsewhere.map(|root| Scratch::below(root.as_ref()));
         Self {
-            src: scratch.dir("src"),
+            src: sources.as_ref().unwrap_or(&scratch).dir("src"),
             dst: scratch.dir("dst"),
             scratch,
+            sources,
         }
     }
 
