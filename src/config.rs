@@ -280,7 +280,7 @@ fn base_job(
         tuning: settings.tuning,
         descriptors_max: limits::raise_descriptor_limit(),
         privileged: limits::is_privileged(),
-        own_ids: limits::own_ids(),
+        own_uid: limits::own_uid(),
         umask: limits::clear_umask(),
         ..Job::archive(task, source, dest, settings.cpus.clone())
     };

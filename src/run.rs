@@ -137,8 +137,8 @@ pub struct Job {
     /// The limit of open descriptors.
     pub descriptors_max: u64,
     pub privileged: bool,
-    /// Owner and group of files made by this process.
-    pub own_ids: (u32, u32),
+    /// Owner of files made by this process.
+    pub own_uid: u32,
     pub umask: u32,
 }
 
@@ -174,7 +174,7 @@ impl Job {
             cpus,
             descriptors_max: DESCRIPTORS_USUAL,
             privileged: true,
-            own_ids: (0, 0),
+            own_uid: 0,
             umask: 0o022,
         }
     }
@@ -537,7 +537,7 @@ impl Run {
             direct_io: self.job.direct_io,
             fsync: self.job.fsync,
             verify: self.job.verify,
-            own_ids: self.job.own_ids,
+            own_uid: self.job.own_uid,
             umask: self.job.umask,
             // As the AWS form of a file's attributes has it.
             atimes: self.job.has_bucket(),

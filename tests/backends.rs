@@ -69,6 +69,7 @@ async fn write_and_read(fs: &LocalFs, at: &Handle) {
         at: at.clone(),
         name: name(c"file"),
         mode: 0o600,
+        readable: true,
     };
     let (file, meta) = opened(fs, create()).await;
     assert_eq!((meta.kind, meta.mode, meta.size), (Kind::File, 0o600, 0));

@@ -65,7 +65,7 @@ fn job() -> Job {
         delete: Delete::During,
         engine: EngineChoice::Inline,
         privileged: limits::is_privileged(),
-        own_ids: limits::own_ids(),
+        own_uid: limits::own_uid(),
         ..Job::archive(Task::Sync, source, Some(dest), cpus)
     }
 }

@@ -67,12 +67,22 @@ pub(super) const OPEN_PLACE: OFlag = OFlag::O_PATH
 /// The same as [`OPEN_FILE`] for a file that is written in place, and read back from it.
 pub(super) const OPEN_WRITE: OFlag = OPEN_FILE.union(OFlag::O_RDWR);
 
-/// `O_EXCL` refuses whatever is there, symlinks included. Readable too: chunks are cloned and verified through it.
-pub(super) const CREATE_FILE: OFlag = OFlag::O_RDWR
-    .union(OFlag::O_CREAT)
+/// `O_EXCL` refuses whatever is there, symlinks included.
+const CREATE: OFlag = OFlag::O_CREAT
     .union(OFlag::O_EXCL)
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
+
+/// A file that is only written is opened for nothing else: an NFS server may then promise nothing (a delegation) that a rename
+/// would have to give back.
+pub(super) fn create_flags(readable: bool) -> OFlag {
+    CREATE
+        | if readable {
+            OFlag::O_RDWR
+        } else {
+            OFlag::O_WRONLY
+        }
+}
 
 /// A single name below an open directory that may not be a symlink cannot lead out of that directory: this is what
 /// `openat2` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS would say of it.
@@ -119,7 +129,14 @@ pub fn run(op: Op) -> Outcome {
             open(&at, &name, flags_of(OPEN_FILE, links), 0).map_err(errno)
         }
         Op::OpenWrite { at, name } => open(&at, &name, OPEN_WRITE, 0).map_err(errno),
-        Op::Create { at, name, mode } => open(&at, &name, CREATE_FILE, mode).map_err(errno),
+        Op::Create {
+            at,
+            name,
+            mode,
+            readable,
+        } => open_fd(&at, &name, create_flags(readable), mode)
+            .and_then(made)
+            .map_err(errno),
         Op::Read {
             file,
             mut buffer,
@@ -238,6 +255,17 @@ pub(super) fn open_fd(at: &Handle, name: &CStr, flags: OFlag, mode: u32) -> Resu
 pub(super) fn opened(fd: OwnedFd) -> Result<Reply, Errno> {
     let meta = stat_fd(&fd)?;
     Ok(Reply::Opened(Handle::new(fd, meta.dev), meta))
+}
+
+/// As [`opened`], for a file that was just made.
+pub(super) fn made(fd: OwnedFd) -> Result<Reply, Errno> {
+    let meta = stat_made(&fd)?;
+    Ok(Reply::Opened(Handle::new(fd, meta.dev), meta))
+}
+
+/// What a file that was just made looks like: as a server told it in its answer to that, which needs no other request.
+pub(super) fn stat_made(fd: impl AsFd) -> Result<Meta, Errno> {
+    stat_at(fd, c"", StatAt::EMPTY_PATH | StatAt::STATX_DONT_SYNC)
 }
 
 fn open_place(at: &Handle, name: &CStr) -> Result<Reply, Errno> {

@@ -260,11 +260,12 @@ pub enum Op {
         name: CString,
         links: Links,
     },
-    /// Makes a file that must not exist, open for reading and writing. → [`Reply::Opened`]
+    /// Makes a file that must not exist, open for writing, and for reading when `readable`. → [`Reply::Opened`]
     Create {
         at: Handle,
         name: CString,
         mode: u32,
+        readable: bool,
     },
     /// Opens a file that exists for reading and writing, as [`Op::Open`] does. → [`Reply::Opened`]
     OpenWrite {

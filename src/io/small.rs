@@ -11,7 +11,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::again::retry;
 use super::attrs;
-use super::inline::{CREATE_FILE, OPEN_FILE, flags_of, offset_of, open_fd, stat_fd};
+use super::inline::{OPEN_FILE, create_flags, flags_of, offset_of, open_fd, stat_fd, stat_made};
 use super::op::{Change, Handle, Links};
 use crate::model::{Kind, Meta};
 
@@ -28,7 +28,7 @@ pub struct SmallCopy<'a> {
     pub mode: u32,
     /// The name is a temporary one, which nobody else has.
     pub is_temp: bool,
-    /// What is set on a new file that looks so, when its contents are there; no extended attributes.
+    /// What is set, when its contents are there, on a new file that looked so without them; no extended attributes.
     pub change: &'a dyn Fn(&Meta) -> Change,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn copy(copy: &SmallCopy<'_>, buffer: &mut [u8]) -> bool {
     let Ok(contents) = read_source(copy, buffer) else {
         return false;
     };
-    let made = open_fd(copy.dest, copy.made, CREATE_FILE, copy.mode);
+    let made = open_fd(copy.dest, copy.made, create_flags(false), copy.mode);
     // It may have been made although that failed; a name that is not ours alone is then left to whoever has it.
     let is_ours = made.is_ok() || copy.is_temp;
     let filled = made.and_then(|file| fill(file, contents, copy));
@@ -91,6 +91,8 @@ fn read<'a>(file: &OwnedFd, size: u64, buffer: &'a mut [u8]) -> Result<&'a [u8],
 }
 
 fn fill(file: OwnedFd, contents: &[u8], copy: &SmallCopy<'_>) -> Result<(), Errno> {
+    // On NFS, to ask after the first write would be a request more, and a wait for what was written.
+    let change = (copy.change)(&stat_made(&file)?);
     let mut written = 0;
     while written < contents.len() {
         let offset = offset_of(written as u64)?;
@@ -99,7 +101,6 @@ fn fill(file: OwnedFd, contents: &[u8], copy: &SmallCopy<'_>) -> Result<(), Errn
             count => written += count,
         }
     }
-    let change = (copy.change)(&stat_fd(&file)?);
     let file = Handle::new(file, copy.dest.dev());
     attrs::set_attrs(&file, &change).map_err(|error| error.errno)?;
     // Late write errors show here.

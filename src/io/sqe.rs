@@ -53,7 +53,12 @@ pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Ent
         }
         Op::OpenPlace { at, name } => open_sqe(at, name, inline::OPEN_PLACE, 0),
         Op::OpenWrite { at, name } => open_sqe(at, name, inline::OPEN_WRITE, 0),
-        Op::Create { at, name, mode } => open_sqe(at, name, inline::CREATE_FILE, *mode),
+        Op::Create {
+            at,
+            name,
+            mode,
+            readable,
+        } => open_sqe(at, name, inline::create_flags(*readable), *mode),
         Op::Stat {
             target: Target::Open(file),
         } => statx_sqe(file, c"", AtFlags::EMPTY_PATH, statx),
@@ -149,10 +154,15 @@ pub(super) fn outcome_of(op: &mut Op, statx: &MaybeUninit<Statx>, result: i32) -
         return Err(failed(Errno::from_raw(-result)));
     }
     match op {
-        Op::OpenDir { .. } | Op::Open { .. } | Op::OpenWrite { .. } | Op::Create { .. } => {
+        Op::OpenDir { .. } | Op::Open { .. } | Op::OpenWrite { .. } => {
             // SAFETY: a successful openat returned this descriptor to us, and nobody else knows it.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             inline::opened(fd).map_err(failed)
+        }
+        Op::Create { .. } => {
+            // SAFETY: as above.
+            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            inline::made(fd).map_err(failed)
         }
         Op::OpenPlace { .. } => {
             // SAFETY: as above.

@@ -34,10 +34,10 @@ pub fn is_privileged() -> bool {
     geteuid().is_root()
 }
 
-/// Effective user and group.
+/// Effective user.
 #[must_use]
-pub fn own_ids() -> (u32, u32) {
-    (geteuid().as_raw(), getegid().as_raw())
+pub fn own_uid() -> u32 {
+    geteuid().as_raw()
 }
 
 /// The groups that this process may give its files to, sorted.

@@ -568,7 +568,7 @@ impl Lane {
     }
 
     fn is_root(&self) -> bool {
-        self.options.own_ids.0 == 0
+        self.options.own_uid == 0
     }
 }
 

@@ -246,7 +246,7 @@ impl Lane {
         if self.options.write_mode == WriteMode::Atomic {
             return match self.make_partial(place, (file, source)).await? {
                 Some(made) => Ok(made),
-                None => self.make_temp(place).await,
+                None => self.make_temp(place, self.mode_to_make(source)).await,
             };
         }
         if self.options.write_mode == WriteMode::InPlace
@@ -267,16 +267,22 @@ impl Lane {
         self.create(place.dest, name, mode, Landing::Final).await
     }
 
-    /// The mode with which a file is made under its final name. Until it has its own owner, group and setuid bits, nobody
-    /// else may open it.
+    /// The mode with which a file is made: its own where that lets in nobody but those who may open it in the end, which spares
+    /// setting it. Its group may be another one until it is set (that of a setgid directory), so that must make no difference;
+    /// and the bits of a group with an ACL mean something else.
     pub(super) fn mode_to_make(&self, source: &Meta) -> u32 {
         let LaneOptions {
-            policy, own_ids, ..
+            policy, own_uid, ..
         } = &self.options;
         let carries_mode = policy.carried_of(source).has(Attrs::MODE);
-        let private =
-            source.mode & 0o7000 != 0 || !carries_mode || (source.uid, source.gid) != *own_ids;
-        if private { PRIVATE } else { source.mode }
+        let is_settled = carries_mode && source.uid == *own_uid && policy.extended.is_nothing();
+        let group_is_like_others = source.mode >> 3 & 0o7 == source.mode & 0o7;
+        let has_special_bits = source.mode & 0o7000 != 0;
+        if is_settled && group_is_like_others && !has_special_bits {
+            source.mode
+        } else {
+            PRIVATE
+        }
     }
 
     /// When hard links are carried, an inode with several names may stand for another file of the source by its other ones.
@@ -285,15 +291,12 @@ impl Lane {
         existing.kind == Kind::File && !is_shared
     }
 
-    async fn make_temp(&self, place: Place<'_>) -> Result<Made, Failure> {
+    async fn make_temp(&self, place: Place<'_>, mode: u32) -> Result<Made, Failure> {
         let mut tried = 1;
         loop {
             let name = self.temp_names.next(place.name);
             let landing = Landing::Temp;
-            match self
-                .create(place.dest, name.clone(), PRIVATE, landing)
-                .await
-            {
+            match self.create(place.dest, name.clone(), mode, landing).await {
                 Err(failure) if failure.is(Errno::EEXIST) && tried < NAMES_MAX => tried += 1,
                 Err(failure) => {
                     // It may have been made, and failed when it was asked for its attributes.
@@ -318,6 +321,7 @@ impl Lane {
             at: dest.clone(),
             name: name.clone(),
             mode,
+            readable: self.options.verify,
         };
         match self.on_dest(op).await? {
             Reply::Opened(file, meta) => Ok(Made {

@@ -103,8 +103,8 @@ pub struct LaneOptions {
     pub atimes: bool,
     /// Read back and compare each file before it counts as copied.
     pub verify: bool,
-    /// Owner and group of the files that this process makes.
-    pub own_ids: (u32, u32),
+    /// Owner of the files that this process makes.
+    pub own_uid: u32,
     /// The process's umask: what modes of new files lose when the source's modes are not carried.
     pub umask: u32,
 }

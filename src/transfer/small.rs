@@ -1,7 +1,6 @@
 //! Small new files where calls return at once: all of a file's operations in one go.
 
 use super::buffers::BUFFER_BYTES;
-use super::files::PRIVATE;
 use super::{Copied, Failure, Fsync, Lane, Place, Reflink, WriteMode};
 use crate::io::{InOneGo, Links, SmallCopy};
 use crate::model::{Kind, Meta};
@@ -35,11 +34,6 @@ impl Lane {
                 false
             }
         };
-        let mode = if is_atomic {
-            PRIVATE
-        } else {
-            self.mode_to_make(wanted)
-        };
         let temp = is_atomic.then(|| self.temp_names.next(place.name));
         let kept = existing.filter(|meta| meta.kind == Kind::File);
         let change = |made: &Meta| self.change_for(wanted, made, kept);
@@ -49,7 +43,7 @@ impl Lane {
             name: place.name,
             wanted,
             made: temp.as_deref().unwrap_or(place.name),
-            mode,
+            mode: self.mode_to_make(wanted),
             is_temp: temp.is_some(),
             change: &change,
         };

@@ -819,7 +819,7 @@ impl Inner {
     fn change_names(&mut self, side: Side, op: Op, path: &str) -> Result<Reply, Errno> {
         let now = self.now();
         match op {
-            Op::Create { at, name, mode } => {
+            Op::Create { at, name, mode, .. } => {
                 let number = self.make(&at, &name, Inode::new(Kind::File, mode, now))?;
                 return self.reply_opened(number, side, path);
             }
