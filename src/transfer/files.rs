@@ -305,7 +305,7 @@ impl Lane {
                     }
                     return Err(failure);
                 }
-                made => return made,
+                done => return done,
             }
         }
     }

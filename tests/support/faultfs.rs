@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{fstat, fstatat};
-use nix::sys::uio::{pread, pwrite};
 use ringsync::error::OpKind;
 use ringsync::io::{Fs, Handle, Op, OpError, Outcome, Pending, Reply};
 
@@ -224,8 +224,11 @@ fn written_to(op: &Op) -> Option<(Handle, u64)> {
 }
 
 fn flip(file: &Handle, offset: u64) {
-    let (mut byte, offset) = ([0], i64::try_from(offset).unwrap());
-    if pread(file, &mut byte, offset).unwrap() == 1 {
-        pwrite(file, &[!byte[0]], offset).unwrap();
+    // It may be open for writing only.
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    if file.read_at(&mut byte, offset).unwrap() == 1 {
+        file.write_all_at(&[!byte[0]], offset).unwrap();
     }
 }
