@@ -293,6 +293,13 @@ impl Error {
         Self::new(op, side, path, Cause::Errno(errno))
     }
 
+    /// Whether nobody may give files away at the destination, whoever runs this. It is as true of the next million files.
+    #[must_use]
+    pub fn is_refused_owner(&self) -> bool {
+        let is_owner = self.op == OpKind::SetOwner && self.side == Side::Destination;
+        is_owner && self.cause == Cause::Errno(Errno::EPERM)
+    }
+
     /// How the run reacts. A full or read-only *destination* ends it; an entry of the *source* that is gone has vanished.
     #[must_use]
     pub fn class(&self) -> Class {

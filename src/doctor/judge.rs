@@ -367,7 +367,14 @@ fn attributes(facts: &Place) -> Vec<Finding> {
             &facts.xattrs_security,
             "file capabilities and labels are not carried by -X",
         ),
-        attribute("POSIX ACLs", &facts.acls, "-A cannot be carried here"),
+        if facts.nfs4_acls == Can::Yes {
+            fact(
+                "NFSv4 ACLs",
+                "yes: -A carries them between places that have them",
+            )
+        } else {
+            attribute("POSIX ACLs", &facts.acls, "-A cannot be carried here")
+        },
     ]
 }
 
@@ -560,6 +567,7 @@ mod tests {
             xattrs_trusted: yes(),
             xattrs_security: yes(),
             acls: yes(),
+            nfs4_acls: no(),
             trial: (side == Side::Destination).then(good_trial),
             writable: yes(),
         }

@@ -51,6 +51,7 @@ pub(super) struct Place {
     pub(super) xattrs_trusted: Can,
     pub(super) xattrs_security: Can,
     pub(super) acls: Can,
+    pub(super) nfs4_acls: Can,
     /// Of a destination: what was tried in it.
     pub(super) trial: Option<Trial>,
     /// Of a destination: whether something can be made in it.
@@ -98,6 +99,7 @@ impl Place {
             xattrs_trusted: unknown(),
             xattrs_security: unknown(),
             acls: unknown(),
+            nfs4_acls: unknown(),
             trial: None,
             writable: match side {
                 Side::Source => Can::Unknown(String::from("nothing is written to a source")),
@@ -162,6 +164,7 @@ impl Place {
         };
         self.xattrs_security = xattr_known(dir, "security.ringsync");
         self.acls = xattr_known(dir, "system.posix_acl_access");
+        self.nfs4_acls = xattr_known(dir, "system.nfs4_acl");
     }
 
     fn look_at_mount(&mut self, path: &Path, id: Option<u64>) {

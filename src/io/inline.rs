@@ -11,8 +11,8 @@ use nix::fcntl::{
 };
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC,
-    XFS_SUPER_MAGIC, fstatfs,
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType,
+    NFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{
@@ -282,11 +282,20 @@ pub(super) fn opened_place(fd: OwnedFd) -> Result<Reply, Errno> {
 /// What the type of a filesystem says about it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FsTraits {
-    pub fuse: bool,
+    pub server: ServedBy,
     /// Its copy_file_range may share blocks, or have a server copy (NFS, SMB, Ceph, FUSE). Elsewhere it goes through a pipe.
     pub offloads_copies: bool,
     /// Its times come from this machine's clock.
     pub has_own_clock: bool,
+}
+
+/// Who answers for a filesystem, where that matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ServedBy {
+    Fuse,
+    Nfs,
+    /// The kernel, or whoever it does not matter of.
+    Other,
 }
 
 /// A server that does not answer may be anything.
@@ -295,7 +304,11 @@ pub(super) fn traits_of(file: &Handle) -> FsTraits {
     const SHARES: [FsType; 2] = [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
     let kind = retry(|| fstatfs(file)).map(|fs| fs.filesystem_type());
     FsTraits {
-        fuse: kind.map_or(true, |kind| kind == FUSE_SUPER_MAGIC),
+        server: match kind {
+            Err(_) | Ok(FUSE_SUPER_MAGIC) => ServedBy::Fuse,
+            Ok(NFS_SUPER_MAGIC) => ServedBy::Nfs,
+            Ok(_) => ServedBy::Other,
+        },
         offloads_copies: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
         has_own_clock: kind
             .is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind) || SHARES.contains(&kind)),
@@ -325,6 +338,9 @@ fn read_dir(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
             Some(Ok(entry)) => {
                 let name = entry.file_name();
                 let kind = kind_of(entry.file_type());
+                if is_silly_name(name.to_bytes()) && traits_of(dir).server == ServedBy::Nfs {
+                    continue;
+                }
                 if is_component(name) && !listing.push(name, entry.ino(), kind) {
                     // A name that was left out would look as if the source lacked it.
                     return Err(Errno::EOVERFLOW);
@@ -337,6 +353,14 @@ fn read_dir(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
     };
     listing.scratch = scratch;
     Ok(more)
+}
+
+/// A name that an NFS client gives to a file which was removed while a process has it open: `.nfs`, then inode number and a counter
+/// (fs/nfs/unlink.c). It goes when that process closes it: nobody's file, and nobody else can remove it.
+fn is_silly_name(name: &[u8]) -> bool {
+    const DIGITS: usize = 16 + 8;
+    let digits = name.strip_prefix(b".nfs");
+    digits.is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// A real name: a broken or hostile filesystem must not smuggle a path in.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 
-use super::inline::{self, FsTraits};
+use super::inline::{self, FsTraits, ServedBy};
 use super::op::{Fs, Handle, Op, OpError, Outcome, Pending, Reply};
 use super::ring::{Ring, RingOptions};
 use super::small::{self, InOneGo, SmallCopy};
@@ -142,7 +142,7 @@ impl Core {
         let (Op::Read { file, .. } | Op::Write { file, .. }) = op else {
             return false;
         };
-        self.traits_of(file).fuse
+        self.traits_of(file).server == ServedBy::Fuse
     }
 
     fn traits_of(&self, file: &Handle) -> FsTraits {

@@ -8,6 +8,8 @@ use std::ffi::{CStr, CString};
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 /// The ACL that a directory gives to what is made in it.
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+/// What an NFSv4 server has instead of them: each file has one, most say no more than its mode.
+const ACL_NFS4: &CStr = c"system.nfs4_acl";
 /// Cleared by the kernel whenever an inode changes its owner or group.
 const CAPABILITY: &CStr = c"security.capability";
 
@@ -42,7 +44,7 @@ impl Carried {
 }
 
 fn is_acl(name: &CStr) -> bool {
-    name == ACL_ACCESS || name == ACL_DEFAULT
+    name == ACL_ACCESS || name == ACL_DEFAULT || name == ACL_NFS4
 }
 
 /// One attribute.
@@ -80,15 +82,21 @@ pub struct XattrChange {
 
 impl XattrChange {
     /// From `now` to `wanted`. With `chowned`, the owner or group changes first, which clears the capabilities of a file, but
-    /// not of a directory: they are set again, and removed, in any case.
+    /// not of a directory: they are set again, and removed, in any case. The NFSv4 ACL of a file is never removed, and only one
+    /// that says more than a mode is for inodes that have none of the kind: whoever cannot have it is to refuse it.
     #[must_use]
     pub fn between(now: &Xattrs, wanted: &Xattrs, chowned: bool) -> Self {
         let kept = |name: &CStr| !(chowned && name == CAPABILITY);
-        let set = wanted
+        let says_more = |name: &CStr, value: &[u8]| {
+            name != ACL_NFS4 || now.get(name).is_some() || !says_only_a_mode(value)
+        };
+        let set = wanted.0.iter().filter(|(name, value)| {
+            (now.get(name) != Some(value) || !kept(name)) && says_more(name, value)
+        });
+        let remove = now
             .0
             .iter()
-            .filter(|(name, value)| now.get(name) != Some(value) || !kept(name));
-        let remove = now.0.iter().filter(|(name, _)| wanted.get(name).is_none());
+            .filter(|(name, _)| wanted.get(name).is_none() && name.as_c_str() != ACL_NFS4);
         Self {
             set: set.cloned().collect(),
             remove: remove.map(|(name, _)| name.clone()).collect(),
@@ -114,6 +122,35 @@ impl XattrChange {
     pub fn has_xattrs(&self) -> bool {
         self.names().any(|name| !is_acl(name))
     }
+}
+
+/// Whether an NFSv4 ACL names nobody but the owner, the group and everyone, and is not inherited. As the kernel gives it: XDR, in which
+/// each number has 4 bytes, big endian, and text is padded to as many. The number of entries, then of each its type, flags and
+/// mask, and whom it is about (RFC 7530, section 6.2.1).
+fn says_only_a_mode(acl: &[u8]) -> bool {
+    /// `ACE4_IDENTIFIER_GROUP`: the name is a group's.
+    const IS_GROUP: u32 = 0x40;
+    let number = |at: usize| {
+        let bytes = acl.get(at..at + 4)?;
+        bytes.try_into().ok().map(u32::from_be_bytes)
+    };
+    let entry = |at: usize| {
+        let (flags, len) = (number(at + 4)?, number(at + 12)? as usize);
+        let who = acl.get(at + 16..at + 16 + len)?;
+        let is_plain =
+            matches!(who, b"OWNER@" | b"GROUP@" | b"EVERYONE@") && flags & !IS_GROUP == 0;
+        Some((is_plain, at + 16 + len.next_multiple_of(4)))
+    };
+    let (mut at, Some(count)) = (4, number(0)) else {
+        return false;
+    };
+    for _ in 0..count {
+        let Some((true, next)) = entry(at) else {
+            return false;
+        };
+        at = next;
+    }
+    true
 }
 
 /// The permission bits that `mode` may have where its ACL cannot be set. With an ACL the group bits of a mode are the
@@ -159,6 +196,36 @@ mod tests {
         );
         assert!(change.has_acls() && change.has_xattrs());
         assert!(XattrChange::between(&wanted, &wanted, false).is_empty());
+    }
+
+    /// Entries that allow something: whom, and flags.
+    fn nfs4_acl(entries: &[(&str, u32)]) -> Vec<u8> {
+        let mut acl = u32::try_from(entries.len()).unwrap().to_be_bytes().to_vec();
+        for (who, flags) in entries {
+            for number in [0, *flags, 0x12_0081, u32::try_from(who.len()).unwrap()] {
+                acl.extend(number.to_be_bytes());
+            }
+            acl.extend(who.as_bytes());
+            acl.resize(acl.len().next_multiple_of(4), 0);
+        }
+        acl
+    }
+
+    #[test]
+    fn nfs4_acls_go_where_they_can_be_kept() {
+        let plain = nfs4_acl(&[("OWNER@", 0), ("GROUP@", 0x40), ("EVERYONE@", 0)]);
+        let named = nfs4_acl(&[("OWNER@", 0), ("alice@example.org", 0), ("EVERYONE@", 0)]);
+        let inherited = nfs4_acl(&[("OWNER@", 0x03)]);
+        assert!(says_only_a_mode(&plain) && !says_only_a_mode(&named));
+        assert!(!says_only_a_mode(&inherited) && !says_only_a_mode(&plain[..20]));
+        let with = |acl: &[u8]| Xattrs::new(vec![(ACL_NFS4.to_owned(), acl.to_vec())]);
+        let none = Xattrs::default();
+        let between = |now: &Xattrs, wanted: &Xattrs| XattrChange::between(now, wanted, false);
+        assert!(between(&none, &with(&plain)).is_empty(), "the mode says it");
+        assert_eq!(between(&none, &with(&named)).set.len(), 1, "to be refused");
+        assert_eq!(between(&with(&plain), &with(&named)).set.len(), 1);
+        assert_eq!(between(&with(&named), &with(&plain)).set.len(), 1);
+        assert!(between(&with(&plain), &none).is_empty(), "never removed");
     }
 
     #[test]

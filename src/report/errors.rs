@@ -1,5 +1,6 @@
 //! Errors that are alike, told together: how many of each kind there are, and the first places where they occurred.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use indicatif::HumanCount;
@@ -99,10 +100,15 @@ impl ErrorBook {
         if group.paths.len() < PATHS_KEPT_MAX {
             group.paths.push(escape(&error.path));
         }
-        match group.count {
-            ..PRINTED_MAX => Telling::Whole,
-            PRINTED_MAX => Telling::WholeAndLast,
-            _ => Telling::Counted,
+        let most = if error.is_refused_owner() {
+            1
+        } else {
+            PRINTED_MAX
+        };
+        match group.count.cmp(&most) {
+            Ordering::Less => Telling::Whole,
+            Ordering::Equal => Telling::WholeAndLast,
+            Ordering::Greater => Telling::Counted,
         }
     }
 
@@ -162,6 +168,18 @@ mod tests {
             groups[1].words(),
             "1 x cannot open source: I/O error (EIO), such as 'x'"
         );
+    }
+
+    #[test]
+    fn owners_that_a_server_refuses_are_told_once() {
+        let mut book = ErrorBook::default();
+        let refused = |path: &str| {
+            let (op, side) = (OpKind::SetOwner, Side::Destination);
+            Error::errno(op, side, path.as_bytes().to_vec(), Errno::EPERM)
+        };
+        assert_eq!(book.note(&refused("a")), Telling::WholeAndLast);
+        assert_eq!(book.note(&refused("b")), Telling::Counted);
+        assert_eq!(book.groups()[0].count, 2);
     }
 
     #[test]

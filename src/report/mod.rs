@@ -275,6 +275,12 @@ impl Consumer {
                 "ringsync: more errors of this kind are counted only: cannot {verb} {side}: {}",
                 error.cause
             ));
+            if error.is_refused_owner() {
+                self.screen.say(String::from(
+                    "ringsync: whoever keeps the destination lets nobody give files away (an NFS server that squashes root): \
+                     no_root_squash there lets it, --no-owner --no-group do without",
+                ));
+            }
         }
         if self.options.json {
             let errno = match &error.cause {
