@@ -3,6 +3,7 @@
 pub mod bounds;
 pub mod depth;
 pub mod hysteresis;
+pub mod outage;
 pub mod pacer;
 pub mod requests;
 pub mod retry;

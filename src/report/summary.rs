@@ -31,7 +31,9 @@ pub mod exit {
 pub fn exit_code(task: Task, outcome: &Outcome, errors: &ErrorCounts) -> u8 {
     match outcome.cancelled {
         Some(Reason::Interrupted) => return exit::INTERRUPTED,
-        Some(Reason::Fatal | Reason::Panicked | Reason::Refused) => return exit::FILE_IO,
+        Some(Reason::Fatal | Reason::Panicked | Reason::Refused | Reason::NoAnswer) => {
+            return exit::FILE_IO;
+        }
         Some(Reason::StopTime | Reason::TimedOut) => return exit::TIMEOUT,
         None => {}
     }
@@ -229,6 +231,9 @@ pub fn troubles(outcome: &Outcome, errors: &Errors) -> Vec<String> {
         Reason::Fatal => "stopped early: the destination takes no more",
         Reason::Refused => {
             "stopped early: the server does not take the credentials, or the clock of this machine (the log has its words); once they are right, the same command continues"
+        }
+        Reason::NoAnswer => {
+            "stopped early: a server does not answer any more; once it does, the same command continues"
         }
         Reason::Panicked => "stopped early by a bug in ringsync",
         Reason::StopTime => "stopped by --stop-after: the same command continues",

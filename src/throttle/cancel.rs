@@ -24,6 +24,8 @@ pub enum Reason {
     TimedOut = 5,
     /// A server does not take our credentials any more.
     Refused = 6,
+    /// A server has gone: for a while all calls failed for want of an answer.
+    NoAnswer = 7,
 }
 
 /// Asked before every step of work; once set it stays, and the first reason counts.
@@ -57,6 +59,7 @@ impl Cancel {
             4 => Some(Reason::StopTime),
             5 => Some(Reason::TimedOut),
             6 => Some(Reason::Refused),
+            7 => Some(Reason::NoAnswer),
             _ => None,
         }
     }

@@ -124,7 +124,7 @@ impl Scratch {
         Self::below(&scratch_root())
     }
 
-    fn below(root: &Path) -> Self {
+    pub(crate) fn below(root: &Path) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("ringsync-")
             .tempdir_in(root)

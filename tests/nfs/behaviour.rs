@@ -1,0 +1,215 @@
+//! What NFS has that disks have not.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::support::full::{set_xattr, xattrs};
+use super::support::snap::assert_equal_trees;
+use super::support::tree::{Time, set_mtime, write_noise};
+use super::support::{Scratch, ringsync, sync};
+use super::{EXPORT, MOUNT, Mounted, system, version};
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn names_of_removed_files_that_are_open_are_left_alone() {
+    let (local, remote) = (
+        Scratch::below(Path::new("/run/local")),
+        Scratch::below(Path::new(MOUNT)),
+    );
+    let (dir, copy) = (remote.dir("dir"), local.dir("copy"));
+    fs::write(dir.join("kept"), "kept").unwrap();
+    fs::write(dir.join("open"), "open").unwrap();
+    fs::write(dir.join(".nfs-notes"), "a user's").unwrap();
+    let open = File::open(dir.join("open")).unwrap();
+    fs::remove_file(dir.join("open")).unwrap();
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names(&dir).len(),
+        3,
+        "the client has renamed it: {:?}",
+        names(&dir)
+    );
+    sync("auto", &[], &dir, &copy).exits(0);
+    assert_eq!(names(&copy), [".nfs-notes", "kept"]);
+    let back = sync("auto", &["--delete", "-i"], &copy, &dir);
+    assert!(
+        back.exits(0)
+            .itemized()
+            .iter()
+            .all(|line| !line.contains("deleting"))
+    );
+    assert_eq!(names(&dir).len(), 3);
+    drop(open);
+    // The client removes it behind our back.
+    let began = Instant::now();
+    while names(&dir) != [".nfs-notes", "kept"] {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            names(&dir)
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn extended_attributes_and_nfs4_acls_are_carried_where_both_have_them() {
+    if version() == "3" {
+        return;
+    }
+    let remote = Scratch::below(Path::new(MOUNT));
+    let (src, dst) = (remote.dir("src"), remote.dir("dst"));
+    fs::write(src.join("file"), "x").unwrap();
+    fs::create_dir(src.join("dir")).unwrap();
+    set_xattr(&src.join("file"), b"user.note", b"mine");
+    // What a server makes of a POSIX ACL.
+    let on_server = Path::new(EXPORT).join(src.strip_prefix(MOUNT).unwrap());
+    system(&format!(
+        "setfacl -m u:1000:r,g:1001:rw {}",
+        on_server.join("file").display()
+    ));
+    system(&format!(
+        "setfacl -d -m u:1000:rwx {}",
+        on_server.join("dir").display()
+    ));
+    system("sleep 0.1");
+    let acl = |path: &Path| xattrs(path).remove(b"system.nfs4_acl".as_slice()).unwrap();
+    sync("auto", &["-A", "-X"], &src, &dst).exits(0);
+    for name in ["file", "dir"] {
+        assert_eq!(acl(&src.join(name)), acl(&dst.join(name)), "{name}");
+    }
+    assert_eq!(xattrs(&dst.join("file"))[b"user.note".as_slice()], b"mine");
+    assert_equal_trees(&src, &dst);
+    let again = sync("auto", &["-A", "-X", "-i"], &src, &dst);
+    assert_eq!(again.exits(0).itemized(), Vec::<String>::new());
+    // Where there is none of the kind, what says more than a mode is told, and what does not is the mode.
+    let local = Scratch::below(Path::new("/run/local"));
+    let refused = sync("auto", &["-A", "--json"], &src, local.path());
+    assert_eq!(refused.exits(23).count("errors"), 2);
+    fs::remove_file(src.join("file")).unwrap();
+    fs::remove_dir(src.join("dir")).unwrap();
+    fs::write(src.join("plain"), "x").unwrap();
+    fs::set_permissions(src.join("plain"), fs::Permissions::from_mode(0o640)).unwrap();
+    sync("auto", &["-A"], &src, local.path()).exits(0);
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn a_server_copies_what_it_has_itself() {
+    if version() == "3" {
+        return;
+    }
+    let remote = Scratch::below(Path::new(MOUNT));
+    let (src, dst) = (remote.dir("src"), remote.dir("dst"));
+    write_noise(&src.join("large"), 24 << 20, 3);
+    system("sync");
+    let before = super::requests::counts(Path::new(MOUNT));
+    sync("auto", &[], &src, &dst).exits(0);
+    let asked = super::requests::since(&before, Path::new(MOUNT));
+    assert_equal_trees(&src, &dst);
+    assert!(
+        asked.contains_key("COPY") && !asked.contains_key("WRITE"),
+        "{asked:?}"
+    );
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn times_that_a_server_cuts_are_equal() {
+    // Inodes of 128 bytes keep whole seconds.
+    let image = Path::new("/run/local/coarse.img");
+    File::create(image).unwrap().set_len(64 << 20).unwrap();
+    system(&format!("mkfs.ext4 -q -I 128 {}", image.display()));
+    let coarse = Path::new(EXPORT).join("coarse");
+    fs::create_dir_all(&coarse).unwrap();
+    system(&format!(
+        "mount -o loop {} {}",
+        image.display(),
+        coarse.display()
+    ));
+    system(&format!(
+        "exportfs -i -o rw,no_root_squash,no_subtree_check,insecure,fsid=9 *:{}",
+        coarse.display()
+    ));
+    let point = if version() == "3" {
+        coarse.clone()
+    } else {
+        Path::new("/coarse").to_owned()
+    };
+    let mounted = Path::new("/run/coarse");
+    fs::create_dir_all(mounted).unwrap();
+    let options = format!("vers={},nolock,proto=tcp", version());
+    system(&format!(
+        "mount -t nfs -o {options} 127.0.0.1:{} {}",
+        point.display(),
+        mounted.display()
+    ));
+    let local = Scratch::below(Path::new("/run/local"));
+    fs::create_dir(local.path().join("dir")).unwrap();
+    for number in 0..5_u32 {
+        let file = local.path().join(format!("dir/f{number}"));
+        fs::write(&file, "x").unwrap();
+        set_mtime(
+            &file,
+            Time {
+                sec: 1_600_000_000,
+                nsec: 123_456_789 + number,
+            },
+        );
+    }
+    let dst = mounted.join("dst");
+    sync("auto", &[], local.path(), &dst).exits(0);
+    let again = sync("auto", &["--json"], local.path(), &dst);
+    assert_eq!(again.exits(0).count("files_copied"), 0);
+    system(&format!("umount {}", mounted.display()));
+    system(&format!("exportfs -u *:{}", coarse.display()));
+    system(&format!("umount -l {}", coarse.display()));
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn another_clients_change_is_seen_by_the_next_run() {
+    // Two clients of one server: each has its own idea of what is cached.
+    let other = Mounted::new("other", "nosharecache,actimeo=60");
+    let remote = Scratch::below(Path::new(MOUNT));
+    let local = Scratch::below(Path::new("/run/local"));
+    let src = remote.dir("src");
+    for number in 0..20 {
+        fs::write(src.join(format!("f{number}")), "first").unwrap();
+    }
+    let seen_by_other = other.path().join(src.strip_prefix(MOUNT).unwrap());
+    sync("auto", &[], &seen_by_other, local.path()).exits(0);
+    let file = File::options().write(true).open(src.join("f7")).unwrap();
+    file.write_all_at(b"other", 0).unwrap();
+    drop(file);
+    fs::write(src.join("new"), "new").unwrap();
+    super::forget();
+    sync("auto", &[], &seen_by_other, local.path()).exits(0);
+    assert_equal_trees(&src, local.path());
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn doctor_names_what_is_mounted() {
+    let told = ringsync(&["doctor", "/run/local", MOUNT]);
+    let told = told.exits(0).out();
+    let version = format!("vers={}", version());
+    assert!(told.contains(&version), "{told}");
+    let acls = if version == "vers=3" {
+        "POSIX ACLs         yes"
+    } else {
+        "NFSv4 ACLs         yes"
+    };
+    assert!(told.contains(acls), "{told}");
+}
