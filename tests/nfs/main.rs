@@ -23,6 +23,11 @@ fn version() -> String {
     std::env::var("nfs_version").expect("the guest says which version it has mounted")
 }
 
+/// `kernel` or `ganesha`.
+fn server() -> String {
+    std::env::var("nfs_server").expect("the guest says which server it runs")
+}
+
 /// Runs a command of the guest's system, which must succeed.
 fn system(words: &str) -> String {
     let mut words = words.split(' ');

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::support::{Scratch, rsync, sync};
-use super::{Mounted, version};
+use super::{EXPORT, Mounted, version};
 
 const DIRS: u64 = 8;
 const FILES_EACH: u64 = 50;
@@ -112,11 +112,22 @@ fn jobs_take_the_requests_they_need() {
     });
     within(nothing, each_dir + rest, theirs, "nothing to do");
 
+    // Files of their own: those that were read may be promised to this client (delegations), which their deletion returns.
+    for name in ["to-ours", "to-theirs"] {
+        let tree = Path::new(EXPORT).join(name);
+        fs::create_dir(&tree).unwrap();
+        make_tree(&tree);
+    }
     let down = measured("first copy from there", "counted", |from| {
-        quiet(&[], &from.join("ours"), &local.path().join("ours"));
+        quiet(&[], &from.join("to-ours"), &local.path().join("ours"));
     });
     let theirs = measured("first copy from there, rsync", "counted", |from| {
-        rsync(&["-a"], &from.join("theirs"), &local.path().join("theirs")).exits(0);
+        rsync(
+            &["-a"],
+            &from.join("to-theirs"),
+            &local.path().join("theirs"),
+        )
+        .exits(0);
     });
     // v3: may it be read, is it as it was, read. v4: open, read, close.
     within(
