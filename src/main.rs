@@ -21,7 +21,7 @@
 //!              as the same chunk
 //!   model/filter/   rules, merge files' scopes, --files-from        fuzz/  targets for what is pure
 //! control/     pure: the router between inline calls and the ring, and its trials; limits and how they move: hysteresis, tuner,
-//!              depth, pacer, requests; when what failed is tried again; when a run must end
+//!              depth, pacer, requests; when what failed is tried again; when a server has gone; when a run must end
 //! state/       what a job remembers between runs: a row for each directory, chunks of files in part, the runs, the lock
 //! throttle/    the coordinator: which directory may begin; permits, budgets, the switch that ends a run
 //! monitor/     latencies of each shard, the sampler, snapshots and their history, Prometheus metrics
