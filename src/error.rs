@@ -293,7 +293,8 @@ impl Error {
         Self::new(op, side, path, Cause::Errno(errno))
     }
 
-    /// Whether nobody may give files away at the destination, whoever runs this. It is as true of the next million files.
+    /// Whether a file may not be given away at the destination. Mostly a server squashes root, and that is as true of the next
+    /// million files.
     #[must_use]
     pub fn is_refused_owner(&self) -> bool {
         let is_owner = self.op == OpKind::SetOwner && self.side == Side::Destination;

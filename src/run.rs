@@ -1,5 +1,6 @@
 //! The composition root: opens both roots, starts the shards with their lanes, and runs the passes of a job.
 
+mod answers;
 pub mod backup;
 pub mod cleanup;
 mod crew;
@@ -313,6 +314,7 @@ impl Run {
         latencies: Option<Arc<Latencies>>,
     ) -> Self {
         let tallies = job.cpus.iter().map(|_| CachePadded::default()).collect();
+        roots.fs = answers::watch(&roots, &cancel);
         roots.fs = Rates::of(&job.tuning, cancel.clone()).pace(roots.fs);
         Self {
             roots,

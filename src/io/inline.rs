@@ -294,20 +294,36 @@ pub(super) struct FsTraits {
 pub(super) enum ServedBy {
     Fuse,
     Nfs,
-    /// The kernel, or whoever it does not matter of.
+    /// Another machine: SMB, Ceph, 9p, AFS, Lustre.
     Other,
+    Kernel,
 }
 
 /// A server that does not answer may be anything.
 pub(super) fn traits_of(file: &Handle) -> FsTraits {
     const NEITHER_SHARES_NOR_ASKS: [FsType; 3] = [TMPFS_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC];
     const SHARES: [FsType; 2] = [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
+    /// SMB1, CIFS, SMB2, Ceph, 9p, AFS (linux/magic.h), Lustre.
+    const OTHER_SERVERS: [u32; 7] = [
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x00c3_6400,
+        0x0102_1997,
+        0x5346_414f,
+        0x0bd0_0bd0,
+    ];
     let kind = retry(|| fstatfs(file)).map(|fs| fs.filesystem_type());
     FsTraits {
         server: match kind {
             Err(_) | Ok(FUSE_SUPER_MAGIC) => ServedBy::Fuse,
             Ok(NFS_SUPER_MAGIC) => ServedBy::Nfs,
-            Ok(_) => ServedBy::Other,
+            Ok(FsType(kind))
+                if u32::try_from(kind).is_ok_and(|kind| OTHER_SERVERS.contains(&kind)) =>
+            {
+                ServedBy::Other
+            }
+            Ok(_) => ServedBy::Kernel,
         },
         offloads_copies: !kind.is_ok_and(|kind| NEITHER_SHARES_NOR_ASKS.contains(&kind)),
         has_own_clock: kind

@@ -323,6 +323,10 @@ impl Fs for LocalFs {
         self.core.traits_of(file).has_own_clock
     }
 
+    fn is_served(&self, file: &Handle) -> bool {
+        self.core.traits_of(file).server != ServedBy::Kernel
+    }
+
     fn is_slow(&self, dev: u64) -> bool {
         match self.core.engine {
             EngineChoice::Auto => self.core.with_router(dev, |router| router.is_concurrent()),

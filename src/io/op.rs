@@ -629,6 +629,11 @@ pub trait Fs {
         false
     }
 
+    /// Whether another machine or process answers for it, who may be gone.
+    fn is_served(&self, _file: &Handle) -> bool {
+        false
+    }
+
     /// What the clock that gives its times showed at the moment `at` of ours, at least, where it tells.
     fn clock(&self, _at: Time) -> Option<Time> {
         None

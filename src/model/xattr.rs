@@ -87,8 +87,10 @@ impl XattrChange {
     #[must_use]
     pub fn between(now: &Xattrs, wanted: &Xattrs, chowned: bool) -> Self {
         let kept = |name: &CStr| !(chowned && name == CAPABILITY);
+        // Servers tell one mode by different masks, each rewrites what it is given, and the mode is carried in any case.
         let says_more = |name: &CStr, value: &[u8]| {
-            name != ACL_NFS4 || now.get(name).is_some() || !says_only_a_mode(value)
+            let is_plain_now = now.get(name).is_none_or(says_only_a_mode);
+            name != ACL_NFS4 || !is_plain_now || !says_only_a_mode(value)
         };
         let set = wanted.0.iter().filter(|(name, value)| {
             (now.get(name) != Some(value) || !kept(name)) && says_more(name, value)
@@ -155,12 +157,17 @@ fn says_only_a_mode(acl: &[u8]) -> bool {
 
 /// The permission bits that `mode` may have where its ACL cannot be set. With an ACL the group bits of a mode are the
 /// mask of everybody named in it; without one they are the group's own, so the group gets what its entry and the mask
-/// both allow. `None` when `value` is not an access ACL as the kernel writes it (version 2: a header of 4 bytes, then
+/// both allow. Of an NFSv4 ACL
+/// that says more than a mode nothing is known of the group. `None` when `value` is not an access ACL as the kernel writes it (version 2: a header of 4 bytes, then
 /// 8 bytes for each entry: tag, permissions, id; little endian).
 #[must_use]
 pub fn mode_without_acl(name: &CStr, value: &[u8], mode: u32) -> Option<u32> {
     /// `ACL_GROUP_OBJ` of linux/posix_acl.h.
     const TAG_GROUP: u16 = 0x04;
+    if name == ACL_NFS4 && !says_only_a_mode(value) {
+        // The group bits that a server shows may be somebody else's.
+        return Some(mode & !0o070);
+    }
     if name != ACL_ACCESS || value.len() < 4 {
         return None;
     }
@@ -226,6 +233,8 @@ mod tests {
         assert_eq!(between(&with(&plain), &with(&named)).set.len(), 1);
         assert_eq!(between(&with(&named), &with(&plain)).set.len(), 1);
         assert!(between(&with(&plain), &none).is_empty(), "never removed");
+        let otherwise = nfs4_acl(&[("OWNER@", 0), ("EVERYONE@", 0)]);
+        assert!(between(&with(&otherwise), &with(&plain)).is_empty());
     }
 
     #[test]
@@ -279,6 +288,10 @@ mod tests {
         assert_eq!(mode_without_acl(ACL_ACCESS, &acl, 0o4670), Some(0o4640));
         assert_eq!(mode_without_acl(ACL_ACCESS, &acl, 0o4610), Some(0o4600));
         assert_eq!(mode_without_acl(ACL_DEFAULT, &acl, 0o670), None);
+        let named = nfs4_acl(&[("OWNER@", 0), ("alice@example.org", 0)]);
+        assert_eq!(mode_without_acl(ACL_NFS4, &named, 0o664), Some(0o604));
+        let plain = nfs4_acl(&[("OWNER@", 0)]);
+        assert_eq!(mode_without_acl(ACL_NFS4, &plain, 0o664), None);
         assert_eq!(mode_without_acl(ACL_ACCESS, &acl[..3], 0o670), None);
     }
 }

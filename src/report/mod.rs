@@ -277,8 +277,8 @@ impl Consumer {
             ));
             if error.is_refused_owner() {
                 self.screen.say(String::from(
-                    "ringsync: whoever keeps the destination lets nobody give files away (an NFS server that squashes root): \
-                     no_root_squash there lets it, --no-owner --no-group do without",
+                    "ringsync: an NFS server that squashes root lets nobody give files away: no_root_squash there lets it, \
+                     --no-owner --no-group do without",
                 ));
             }
         }

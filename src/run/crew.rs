@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use super::FsMaker;
 use super::hands::{HandsOptions, LaneHands};
-use crate::error::Side;
 use crate::model::chunks::Chunks;
 use crate::model::{Instruments, Meter};
 use crate::monitor::Latencies;
-use crate::shard::node::root_dir;
 use crate::shard::{self, Inbox, Node, Shard, Shared};
 use crate::transfer::{Lane, LaneGear, LaneOptions, LargeFiles, Written};
 
@@ -59,10 +57,6 @@ impl Crew {
             lane,
             options: self.hands,
         });
-        let served = [(&source, Side::Source), (&dest, Side::Destination)].map(|(fs, side)| {
-            root_dir(&self.root, side).is_some_and(|dir| !fs.has_own_clock(&dir))
-        });
-        self.shared.note_served(served);
         let shard = Shard::new(id, self.shared, source, dest, hands, instruments);
         let root = (id == 0).then_some(self.root);
         shard::run(shard, self.inboxes[id].clone(), root).await;

@@ -192,4 +192,8 @@ impl Fs for Watched {
     fn has_own_clock(&self, file: &Handle) -> bool {
         self.fs.has_own_clock(file)
     }
+
+    fn is_served(&self, file: &Handle) -> bool {
+        self.fs.is_served(file)
+    }
 }

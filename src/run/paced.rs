@@ -138,6 +138,10 @@ impl Fs for Paced {
     fn has_own_clock(&self, file: &Handle) -> bool {
         self.0.fs.has_own_clock(file)
     }
+
+    fn is_served(&self, file: &Handle) -> bool {
+        self.0.fs.is_served(file)
+    }
 }
 
 impl Inner {

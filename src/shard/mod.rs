@@ -22,7 +22,6 @@ mod giant;
 mod idle;
 mod index;
 pub mod node;
-mod outage;
 mod part;
 mod plan;
 pub mod pool;
@@ -62,7 +61,6 @@ use crate::model::{Instruments, Listing, Policy, Sink, Symlinks, Tally};
 use crate::throttle::{Budget, Cancel, Coordinator, Lease, Reason, Semaphore};
 use giant::PartMessage;
 use idle::Idle;
-use outage::Outages;
 use pulse::Pulse;
 use queue::Queue;
 pub use skip::Passing;
@@ -121,7 +119,6 @@ pub struct Shared {
     /// Directory descriptors that may stay open for the sake of children to come.
     handles: Arc<Budget>,
     retries: Arc<RetryBudget>,
-    outages: Outages,
     pub tallies: Arc<[CachePadded<Tally>]>,
     pub cancel: Arc<Cancel>,
     pub sink: Arc<dyn Sink>,
@@ -161,7 +158,6 @@ impl Shared {
             cancel,
             sink,
             hasher: RandomState::default(),
-            outages: Outages::default(),
             source_root: OnceLock::new(),
             source_clock: SourceClock::default(),
             depth_max: AtomicU64::new(0),
@@ -175,11 +171,6 @@ impl Shared {
     #[must_use]
     pub fn source_root(&self) -> Option<(u64, u64)> {
         self.source_root.get().copied()
-    }
-
-    /// Whether source and destination are somebody else's, so that all of it may be gone at once. The first word counts.
-    pub fn note_served(&self, served: [bool; 2]) {
-        self.outages.served.get_or_init(|| served);
     }
 
     fn shards(&self) -> usize {
@@ -337,7 +328,6 @@ impl Shard {
         if error.class() == crate::error::Class::Fatal {
             self.shared.cancel.set(Reason::Fatal);
         }
-        self.watch_for_outage(&error);
         self.shared.sink.error(error);
     }
 

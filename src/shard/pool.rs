@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
@@ -85,23 +86,33 @@ where
     failure.map_or(Ok(()), Err)
 }
 
+/// How long the end of an executor waits for calls that nobody waits for any more: one may hang on a server.
+const LAST_CALLS_MAX: Duration = Duration::from_secs(1);
+const LAST_CALLS_PAUSE: Duration = Duration::from_micros(100);
+
 /// Runs a future on an executor, and drops the executor while no thread of its blocking pool can end. glommio detaches them just
 /// after it told them to end, and a thread that ends while it is detached can crash the process (glibc bug 19951): so each one
 /// is given a last job, from which it ends once the executor is gone.
 fn run_on<T>(executor: LocalExecutor, blocking_threads: usize, body: impl Future<Output = T>) -> T {
     let gate = Arc::new(Mutex::new(()));
     let closed = gate.lock();
+    let arrived = Arc::new(AtomicUsize::new(0));
     let result = executor.run(async {
         let result = body.await;
         for _ in 0..blocking_threads {
-            let gate = gate.clone();
+            let (gate, arrived) = (gate.clone(), arrived.clone());
             let last_job = move || {
+                arrived.fetch_add(1, Relaxed);
                 drop(gate.lock());
                 // Its answer would find nobody, which glommio takes for a bug; this ends the thread without a word.
                 resume_unwind(Box::new(()))
             };
             // Polled once, it is handed over; it never answers.
             let _: Option<()> = glommio::executor().spawn_blocking(last_job).now_or_never();
+        }
+        let began = Instant::now();
+        while arrived.load(Relaxed) < blocking_threads && began.elapsed() < LAST_CALLS_MAX {
+            glommio::timer::sleep(LAST_CALLS_PAUSE).await;
         }
         result
     });

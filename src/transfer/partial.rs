@@ -82,7 +82,8 @@ impl Lane {
         };
         match self.on_dest(op).await {
             Ok(Reply::Opened(file, found)) => {
-                if !self.is_locked(place.dest, &name, &file, &found).await {
+                let locked = self.locked(place.dest, &name, &file, &found);
+                if locked.await.is_none() {
                     return Ok(None);
                 }
                 let is_ours = found.kind == Kind::File && found.nlink == 1;
@@ -110,11 +111,11 @@ impl Lane {
             Err(failure) if failure.is(Errno::EEXIST) => return Ok(None),
             made => made?,
         };
-        let is_locked = self.is_locked(place.dest, &name, &made.file, &made.meta);
-        if !is_locked.await {
+        let Some(now) = self.locked(place.dest, &name, &made.file, &made.meta).await else {
             return Ok(None);
-        }
-        chunks.note(version, (INODE, identity(&made.meta)));
+        };
+        // Not what the answer to its creation told: a FUSE server tells the birth only when it is asked.
+        chunks.note(version, (INODE, identity(&now)));
         Ok(Some(Made {
             partial: Some(Partial {
                 version,
@@ -135,15 +136,16 @@ impl Lane {
         is_settled(meta.ctime, clock)
     }
 
-    /// Whether a temporary file is this run's alone, and still has its name: another one may have finished it meanwhile.
-    async fn is_locked(&self, dest: &Handle, name: &CStr, file: &Handle, meta: &Meta) -> bool {
+    /// What a temporary file looks like if it is this run's alone, and still has its name: another one may have finished it
+    /// meanwhile.
+    async fn locked(&self, dest: &Handle, name: &CStr, file: &Handle, meta: &Meta) -> Option<Meta> {
         let file = file.clone();
-        if self.dest.start(Op::Lock { file }).await.is_err() {
-            return false;
-        }
+        self.dest.start(Op::Lock { file }).await.ok()?;
         let target = Target::Name(dest.clone(), name.to_owned());
-        let now = self.dest.start(Op::Stat { target }).await;
-        matches!(now, Ok(Reply::Meta(now)) if now.ino == meta.ino)
+        match self.dest.start(Op::Stat { target }).await {
+            Ok(Reply::Meta(now)) if now.ino == meta.ino => Some(now),
+            _ => None,
+        }
     }
 
     pub(super) fn digests(&self, partial: Option<Partial>) -> Option<Digests> {
