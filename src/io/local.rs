@@ -106,7 +106,8 @@ impl Core {
         }
         let instruments = self.instruments.clone();
         let (what, since) = (timed(op.kind(), side), instruments.now());
-        let running = glommio::executor().spawn_blocking(move || inline::run(op));
+        let server = self.server_of(&op);
+        let running = glommio::executor().spawn_blocking(move || inline::run_on(op, server));
         Pending::Boxed(Box::pin(async move {
             let in_flight = instruments.in_flight();
             let outcome = running.await;
@@ -122,7 +123,7 @@ impl Core {
             _ => 1,
         };
         let (what, since) = (timed(op.kind(), side), self.instruments.now());
-        let outcome = inline::run(op);
+        let outcome = self.run_here(op);
         if let Some(since) = since {
             self.record_each(what, since.elapsed(), calls);
         }
@@ -145,6 +146,19 @@ impl Core {
         self.traits_of(file).server == ServedBy::Fuse
     }
 
+    fn run_here(&self, op: Op) -> Outcome {
+        let server = self.server_of(&op);
+        inline::run_on(op, server)
+    }
+
+    /// Who answers for what is listed; nothing else depends on that.
+    fn server_of(&self, op: &Op) -> Option<ServedBy> {
+        match op {
+            Op::ReadDir { dir, .. } => Some(self.traits_of(dir).server),
+            _ => None,
+        }
+    }
+
     fn traits_of(&self, file: &Handle) -> FsTraits {
         let mut all = self.traits.borrow_mut();
         if let Some((_, traits)) = all.iter().find(|(dev, _)| *dev == file.dev()) {
@@ -158,7 +172,7 @@ impl Core {
     fn run_measured(&self, op: Op, side: Side, started: Duration) -> Outcome {
         let (dev, what) = (op.dev(), timed(op.kind(), side));
         let watch = self.watch(dev, started);
-        let outcome = inline::run(op);
+        let outcome = self.run_here(op);
         let bytes = match &outcome {
             Ok(Reply::Moved(_, count)) => *count as u64,
             Ok(Reply::Copied(count)) => *count,
