@@ -38,6 +38,7 @@ pub(crate) struct Machine {
     pub(crate) limits: Limits,
     pub(crate) second: u32,
     memory: f64,
+    cpu: f64,
     random: Random,
 }
 
@@ -45,6 +46,9 @@ pub(crate) struct Machine {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     pub(crate) sample: TunerSample,
+    /// Shares of memory and cores in use, without the noise of the sample.
+    pub(crate) memory: f64,
+    pub(crate) cpu: f64,
     pub(crate) before: Limits,
     pub(crate) after: Limits,
 }
@@ -58,6 +62,7 @@ impl Machine {
             plant,
             second: 0,
             memory: plant.memory_base,
+            cpu: 0.0,
             random: Random(seed),
         }
     }
@@ -69,7 +74,8 @@ impl Machine {
         let due = plant.memory_base + dirs * plant.memory_per_dir + files * plant.memory_per_file;
         self.memory += (due - self.memory) / plant.delay.max(1.0);
         let memory = self.memory * self.random.noise(plant.noise) * MEMORY_LIMIT;
-        let cpu = (dirs * plant.cpu_per_dir).min(1.0) * self.random.noise(plant.noise);
+        self.cpu = (dirs * plant.cpu_per_dir).min(1.0);
+        let cpu = self.cpu * self.random.noise(plant.noise);
         TunerSample {
             cpu_share: cpu.min(1.05),
             memory_used: memory as u64,
@@ -93,6 +99,8 @@ impl Machine {
         self.limits = self.tuner.on_tick(SECOND * self.second);
         Step {
             sample,
+            memory: self.memory,
+            cpu: self.cpu,
             before,
             after: self.limits,
         }

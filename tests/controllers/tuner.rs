@@ -255,6 +255,16 @@ fn any_bounds(most: u64) -> impl Strategy<Value = Bounds> {
     })
 }
 
+/// Whether a move is what the machine would ask for without noise.
+fn is_due(step: &Step) -> bool {
+    let shrinks = step.after.dirs < step.before.dirs || step.after.files < step.before.files;
+    if shrinks {
+        step.memory >= 0.8 || step.cpu >= 0.8
+    } else {
+        step.memory < 0.4
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -272,9 +282,10 @@ proptest! {
         prop_assert!(moved_at.windows(2).all(|pair| pair[1] - pair[0] >= cooldown));
         prop_assert!(turns(&steps, |limits| limits.dirs) <= 1, "dirs turn");
         prop_assert!(turns(&steps, |limits| limits.files) <= 1, "files turn");
-        let late = moves(&steps[3 * HOUR..]);
+        // Where noise makes samples agree seldom, the way to where a limit belongs takes hours.
+        let late = steps[3 * HOUR..].iter().filter(|step| moves(&[**step]) > 0 && !is_due(step)).count();
         // Noise about a threshold makes samples agree now and then; 30 would be possible.
-        prop_assert!(late <= 6, "{late} moves in the fourth hour");
+        prop_assert!(late <= 6, "{late} moves in the fourth hour that nothing asked for");
     }
 
     /// Whatever the samples: no limit grows while memory is at 40 % or more, nor one that does not bind.
