@@ -188,7 +188,8 @@ fn source_tree() -> Tree {
     tree.file("newdir/file", "file");
     tree.dir("newdir/deep");
     tree.file("kind", "now a file");
-    tree.file("bad/victim", "written later");
+    // A mode that a file gets only when it has its group.
+    tree.file("bad/victim", "written later").mode(0o640);
     tree.file("bad/other", "other");
     tree.symlink("bad/link", "to somewhere");
     tree.file("bad/sub/file", "new").at(LATER);
