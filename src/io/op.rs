@@ -604,39 +604,44 @@ pub trait Fs {
     /// Whether calls are known to block, so that many at a time pay off.
     fn is_slow(&self, dev: u64) -> bool;
 
+    /// The filesystem that this one passes operations on to. What is asked below is answered by that one, unless answered here.
+    fn inner(&self) -> Option<&dyn Fs> {
+        None
+    }
+
     /// Whether copy_file_range to this file may share blocks, or have a server copy.
-    fn offloads_copies(&self, _file: &Handle) -> bool {
-        true
+    fn offloads_copies(&self, file: &Handle) -> bool {
+        self.inner().is_none_or(|fs| fs.offloads_copies(file))
     }
 
     /// Whether those who change names in one directory wait for each other.
     fn locks_names(&self) -> bool {
-        true
+        self.inner().is_none_or(Fs::locks_names)
     }
 
     /// Whether the times of a directory move when its names change.
     fn has_dir_times(&self) -> bool {
-        true
+        self.inner().is_none_or(Fs::has_dir_times)
     }
 
     /// Whether it may know what files have in them without reading them.
     fn keeps_checksums(&self) -> bool {
-        false
+        self.inner().is_some_and(Fs::keeps_checksums)
     }
 
     /// Whether its times are certain to come from the clock of this machine.
-    fn has_own_clock(&self, _file: &Handle) -> bool {
-        false
+    fn has_own_clock(&self, file: &Handle) -> bool {
+        self.inner().is_some_and(|fs| fs.has_own_clock(file))
     }
 
     /// Whether another machine or process answers for it, who may be gone.
-    fn is_served(&self, _file: &Handle) -> bool {
-        false
+    fn is_served(&self, file: &Handle) -> bool {
+        self.inner().is_some_and(|fs| fs.is_served(file))
     }
 
     /// What the clock that gives its times showed at the moment `at` of ours, at least, where it tells.
-    fn clock(&self, _at: Time) -> Option<Time> {
-        None
+    fn clock(&self, at: Time) -> Option<Time> {
+        self.inner().and_then(|fs| fs.clock(at))
     }
 
     /// Copies a small file in one go, on the filesystem of its new name, where that pays off. Who looks at single operations

@@ -11,7 +11,6 @@ use super::{FsMaker, Roots};
 use crate::control::outage::Outage;
 use crate::error::OpKind;
 use crate::io::{Fs, Handle, InOneGo, Op, Outcome, Pending, Reply, SmallCopy};
-use crate::model::Time;
 use crate::throttle::{Cancel, Reason};
 
 /// What is known of the server of one side, by all shards.
@@ -123,36 +122,12 @@ impl Fs for Watched {
         copied
     }
 
+    fn inner(&self) -> Option<&dyn Fs> {
+        Some(&*self.fs)
+    }
+
     fn is_slow(&self, dev: u64) -> bool {
         self.fs.is_slow(dev)
-    }
-
-    fn offloads_copies(&self, file: &Handle) -> bool {
-        self.fs.offloads_copies(file)
-    }
-
-    fn locks_names(&self) -> bool {
-        self.fs.locks_names()
-    }
-
-    fn has_dir_times(&self) -> bool {
-        self.fs.has_dir_times()
-    }
-
-    fn keeps_checksums(&self) -> bool {
-        self.fs.keeps_checksums()
-    }
-
-    fn clock(&self, at: Time) -> Option<Time> {
-        self.fs.clock(at)
-    }
-
-    fn has_own_clock(&self, file: &Handle) -> bool {
-        self.fs.has_own_clock(file)
-    }
-
-    fn is_served(&self, file: &Handle) -> bool {
-        self.fs.is_served(file)
     }
 }
 

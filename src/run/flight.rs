@@ -13,8 +13,7 @@ use slab::Slab;
 
 use super::FsMaker;
 use crate::error::{OpKind, Side};
-use crate::io::{Fs, Handle, Op, Pending};
-use crate::model::Time;
+use crate::io::{Fs, Op, Pending};
 use crate::model::path::escape;
 
 /// All operations of a run, shard by shard.
@@ -165,35 +164,11 @@ impl Fs for Watched {
         }
     }
 
+    fn inner(&self) -> Option<&dyn Fs> {
+        Some(&*self.fs)
+    }
+
     fn is_slow(&self, dev: u64) -> bool {
         self.fs.is_slow(dev)
-    }
-
-    fn offloads_copies(&self, file: &Handle) -> bool {
-        self.fs.offloads_copies(file)
-    }
-
-    fn locks_names(&self) -> bool {
-        self.fs.locks_names()
-    }
-
-    fn has_dir_times(&self) -> bool {
-        self.fs.has_dir_times()
-    }
-
-    fn keeps_checksums(&self) -> bool {
-        self.fs.keeps_checksums()
-    }
-
-    fn clock(&self, at: Time) -> Option<Time> {
-        self.fs.clock(at)
-    }
-
-    fn has_own_clock(&self, file: &Handle) -> bool {
-        self.fs.has_own_clock(file)
-    }
-
-    fn is_served(&self, file: &Handle) -> bool {
-        self.fs.is_served(file)
     }
 }

@@ -18,7 +18,7 @@ use super::tuning::Tuning;
 use crate::control::pacer::Pacer;
 use crate::error::Side;
 use crate::io::{Buffer, Fs, Handle, Op, OpError, Outcome, Pending, Reply};
-use crate::model::{Listing, State, Time};
+use crate::model::{Listing, State};
 use crate::throttle::Cancel;
 
 /// The rates of a run, for all shards together.
@@ -111,36 +111,12 @@ impl Fs for Paced {
         Pending::Boxed(Box::pin(async move { inner.run(op).await }))
     }
 
+    fn inner(&self) -> Option<&dyn Fs> {
+        Some(&*self.0.fs)
+    }
+
     fn is_slow(&self, dev: u64) -> bool {
         self.0.fs.is_slow(dev)
-    }
-
-    fn offloads_copies(&self, file: &Handle) -> bool {
-        self.0.fs.offloads_copies(file)
-    }
-
-    fn locks_names(&self) -> bool {
-        self.0.fs.locks_names()
-    }
-
-    fn has_dir_times(&self) -> bool {
-        self.0.fs.has_dir_times()
-    }
-
-    fn keeps_checksums(&self) -> bool {
-        self.0.fs.keeps_checksums()
-    }
-
-    fn clock(&self, at: Time) -> Option<Time> {
-        self.0.fs.clock(at)
-    }
-
-    fn has_own_clock(&self, file: &Handle) -> bool {
-        self.0.fs.has_own_clock(file)
-    }
-
-    fn is_served(&self, file: &Handle) -> bool {
-        self.0.fs.is_served(file)
     }
 }
 
