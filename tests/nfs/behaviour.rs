@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 use super::support::full::{set_xattr, xattrs};
 use super::support::snap::assert_equal_trees;
 use super::support::tree::{Time, set_mtime, write_noise};
-use super::support::{Scratch, ringsync, sync};
-use super::{EXPORT, MOUNT, Mounted, system, version};
+use super::support::{ringsync, sync};
+use super::{DISK, EXPORT, MOUNT, Mounted, on_disk, on_nfs, on_server, system, version};
 
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn names_of_removed_files_that_are_open_are_left_alone() {
-    let (local, remote) = (
-        Scratch::below(Path::new("/run/local")),
-        Scratch::below(Path::new(MOUNT)),
-    );
+    let (local, remote) = (on_disk(), on_nfs());
     let (dir, copy) = (remote.dir("dir"), local.dir("copy"));
     fs::write(dir.join("kept"), "kept").unwrap();
     fs::write(dir.join("open"), "open").unwrap();
@@ -68,13 +65,13 @@ fn extended_attributes_and_nfs4_acls_are_carried_where_both_have_them() {
     if version() == "3" {
         return;
     }
-    let remote = Scratch::below(Path::new(MOUNT));
+    let remote = on_nfs();
     let (src, dst) = (remote.dir("src"), remote.dir("dst"));
     fs::write(src.join("file"), "x").unwrap();
     fs::create_dir(src.join("dir")).unwrap();
     set_xattr(&src.join("file"), b"user.note", b"mine");
     // What a server makes of a POSIX ACL.
-    let on_server = Path::new(EXPORT).join(src.strip_prefix(MOUNT).unwrap());
+    let on_server = on_server(&src);
     system(&format!(
         "setfacl -m u:1000:r,g:1001:rw {}",
         on_server.join("file").display()
@@ -94,7 +91,7 @@ fn extended_attributes_and_nfs4_acls_are_carried_where_both_have_them() {
     let again = sync("auto", &["-A", "-X", "-i"], &src, &dst);
     assert_eq!(again.exits(0).itemized(), Vec::<String>::new());
     // Where there is none of the kind, what says more than a mode is told, and what does not is the mode.
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     let refused = sync("auto", &["-A", "--json"], &src, local.path());
     assert_eq!(refused.exits(23).count("errors"), 2);
     let mode = fs::metadata(local.path().join("file"))
@@ -119,7 +116,7 @@ fn a_server_copies_what_it_has_itself() {
     if version() == "3" {
         return;
     }
-    let remote = Scratch::below(Path::new(MOUNT));
+    let remote = on_nfs();
     let (src, dst) = (remote.dir("src"), remote.dir("dst"));
     write_noise(&src.join("large"), 24 << 20, 3);
     system("sync");
@@ -164,7 +161,7 @@ fn times_that_a_server_cuts_are_equal() {
         point.display(),
         mounted.display()
     ));
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     fs::create_dir(local.path().join("dir")).unwrap();
     for number in 0..5_u32 {
         let file = local.path().join(format!("dir/f{number}"));
@@ -191,8 +188,8 @@ fn times_that_a_server_cuts_are_equal() {
 fn another_clients_change_is_seen_by_the_next_run() {
     // Two clients of one server: each has its own idea of what is cached.
     let other = Mounted::new("other", "nosharecache,actimeo=1");
-    let remote = Scratch::below(Path::new(MOUNT));
-    let local = Scratch::below(Path::new("/run/local"));
+    let remote = on_nfs();
+    let local = on_disk();
     let src = remote.dir("src");
     for number in 0..20 {
         fs::write(src.join(format!("f{number}")), "first").unwrap();
@@ -212,7 +209,7 @@ fn another_clients_change_is_seen_by_the_next_run() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn doctor_names_what_is_mounted() {
-    let told = ringsync(&["doctor", "/run/local", MOUNT]);
+    let told = ringsync(&["doctor", DISK, MOUNT]);
     let told = told.exits(0).out();
     let version = format!("vers={}", version());
     assert!(told.contains(&version), "{told}");

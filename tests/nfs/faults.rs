@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::support::run::Running;
 use super::support::snap::{assert_equal_trees, temporaries};
 use super::support::tree::write_noise;
-use super::support::{Scratch, command, run, sync, sync_args};
-use super::{EXPORT, MOUNT, Mounted, system, version};
+use super::support::{command, run, sync, sync_args};
+use super::{EXPORT, MOUNT, Mounted, on_disk, on_nfs, on_server, system, version};
 
 fn many_files(root: &Path, count: usize) {
     for dir in 0..count / 50 {
@@ -40,8 +40,8 @@ fn under_way(src: &Path, dst: &Path, options: &[&str]) -> Running {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn a_server_that_starts_again_is_waited_for() {
-    let local = Scratch::below(Path::new("/run/local"));
-    let remote = Scratch::below(Path::new(MOUNT));
+    let local = on_disk();
+    let remote = on_nfs();
     let (src, dst) = (local.dir("src"), remote.dir("dst"));
     many_files(&src, 400);
     let ringsync = under_way(&src, &dst, &[]);
@@ -56,7 +56,7 @@ fn a_server_that_starts_again_is_waited_for() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn a_soft_mount_without_a_server_fails_and_the_next_run_completes() {
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     let soft = Mounted::new("soft", "soft,timeo=5,retrans=1,nosharecache");
     let (src, dst) = (local.dir("src"), soft.path().join("soft-dst"));
     many_files(&src, 400);
@@ -89,12 +89,12 @@ fn a_soft_mount_without_a_server_fails_and_the_next_run_completes() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn a_directory_that_goes_on_the_server_is_no_disaster() {
-    let local = Scratch::below(Path::new("/run/local"));
-    let remote = Scratch::below(Path::new(MOUNT));
+    let local = on_disk();
+    let remote = on_nfs();
     let (src, dst) = (remote.dir("src"), local.dir("dst"));
     many_files(&src, 600);
     let ringsync = under_way(&src, &dst, &[]);
-    let on_server = Path::new(EXPORT).join(src.strip_prefix(MOUNT).unwrap());
+    let on_server = on_server(&src);
     for dir in 8..12 {
         fs::remove_dir_all(on_server.join(format!("d{dir}"))).unwrap();
     }
@@ -116,7 +116,7 @@ fn owners_that_a_server_squashes_are_told_once() {
     let squashed = Path::new(EXPORT).join("squashed");
     fs::create_dir_all(&squashed).unwrap();
     system(&format!("chmod 777 {}", squashed.display()));
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     for number in 0..150 {
         let file = local.path().join(format!("f{number}"));
         fs::write(&file, "x").unwrap();
@@ -142,8 +142,8 @@ fn owners_that_a_server_squashes_are_told_once() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn a_full_quota_on_the_server_stops_the_run() {
-    let remote = Scratch::below(Path::new(MOUNT));
-    let local = Scratch::below(Path::new("/run/local"));
+    let remote = on_nfs();
+    let local = on_disk();
     let src = local.dir("src");
     for number in 0..8 {
         write_noise(&src.join(format!("f{number}")), 1 << 20, number);
@@ -170,8 +170,8 @@ fn a_full_quota_on_the_server_stops_the_run() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn two_runs_on_one_destination_both_end_well() {
-    let local = Scratch::below(Path::new("/run/local"));
-    let remote = Scratch::below(Path::new(MOUNT));
+    let local = on_disk();
+    let remote = on_nfs();
     let (src, dst) = (local.dir("src"), remote.dir("dst"));
     many_files(&src, 200);
     let start = || {

@@ -11,10 +11,11 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{command, run};
+use support::{Scratch, command, run};
 
 /// What the server exports, as it has it itself.
 const EXPORT: &str = "/run/export";
+const DISK: &str = "/run/local";
 /// Where it is mounted.
 const MOUNT: &str = "/run/nfs";
 
@@ -34,6 +35,20 @@ fn system(words: &str) -> String {
     run(command(words.next().unwrap(), &words.collect::<Vec<_>>()))
         .exits(0)
         .out()
+}
+
+/// A directory on a disk beside the server.
+fn on_disk() -> Scratch {
+    Scratch::below(Path::new(DISK))
+}
+
+fn on_nfs() -> Scratch {
+    Scratch::below(Path::new(MOUNT))
+}
+
+/// What the server has of a path below the mount.
+fn on_server(path: &Path) -> PathBuf {
+    Path::new(EXPORT).join(path.strip_prefix(MOUNT).unwrap())
 }
 
 /// The client forgets what it knows of files that nobody has open.

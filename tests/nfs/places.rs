@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::support::snap::{assert_equal_trees, assert_untouched, stamps, temporaries};
 use super::support::tree::{Kind, LONG_AGO, Tree, all_kinds, odd_names, set_mtime, write_noise};
 use super::support::{Scratch, ringsync, sync};
-use super::{MOUNT, server, version};
+use super::{DISK, MOUNT, on_disk, server, version};
 
 /// Two directories: the first below `source`, the second below `dest`.
 struct Ends {
@@ -18,7 +18,7 @@ struct Ends {
 
 /// The three ways.
 fn each_way(test: fn(&Ends)) {
-    for (source, dest) in [("/run/local", MOUNT), (MOUNT, "/run/local"), (MOUNT, MOUNT)] {
+    for (source, dest) in [(DISK, MOUNT), (MOUNT, DISK), (MOUNT, MOUNT)] {
         eprintln!("from {source} to {dest}");
         let scratch = [source, dest].map(|root| Scratch::below(Path::new(root)));
         test(&Ends {
@@ -120,7 +120,7 @@ fn what_is_remembered_is_passed_over() {
         }
         tree.add("fifo", Kind::Fifo);
         tree.write_to(&ends.src);
-        let state = Scratch::below(Path::new("/run/local"));
+        let state = on_disk();
         let remembering = [
             "--incremental",
             "--state",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::support::{Scratch, ringsync, rsync, sync};
-use super::{EXPORT, Mounted, version};
+use super::support::{ringsync, rsync, sync};
+use super::{EXPORT, Mounted, on_disk, version};
 
 const DIRS: u64 = 8;
 const FILES_EACH: u64 = 50;
@@ -78,7 +78,7 @@ fn within(ours: u64, least: u64, theirs: u64, what: &str) {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn jobs_take_the_requests_they_need() {
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     let src = local.dir("src");
     make_tree(&src);
     let quiet = |options: &[&str], src: &Path, dst: &Path| {
@@ -166,7 +166,7 @@ fn names_of_a_large_directory_come_with_their_attributes() {
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
 fn flushing_takes_what_was_asked_for() {
-    let local = Scratch::below(Path::new("/run/local"));
+    let local = on_disk();
     let src = local.dir("src");
     fs::create_dir(src.join("d")).unwrap();
     // Each is more than one write, so that it is not stable before it is committed.
