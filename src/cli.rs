@@ -52,9 +52,9 @@ const BUCKETS_HEADING: &str = "\
     Buckets (credentials and all that is not given come from AWS_* variables and the files of the AWS tools)";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk,
-or by a server that refuses the credentials, 20 interrupted, 23 some entries failed, 24 some source entries vanished,
-25 --max-delete reached, 30 --stop-after or --timeout was over.
+Exit codes: 0 done, 1 usage, 3 SRC or DST cannot be used, 11 stopped by an I/O error such as a full disk, or a server that
+does not answer any more or refuses the credentials, 20 interrupted, 23 some entries failed, 24 some source entries
+vanished, 25 --max-delete reached, 30 --stop-after or --timeout was over.
 The same command run again continues where an interrupted one stopped.";
 
 const DOCTOR_HELP: &str = "\

@@ -8,6 +8,7 @@ pub mod pacer;
 pub mod requests;
 pub mod retry;
 pub mod router;
+mod start;
 mod trial;
 pub mod tuner;
 pub mod watch;

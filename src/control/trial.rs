@@ -16,6 +16,10 @@ const GAIN: (u32, u32) = (5, 4);
 /// After so many inline calls nothing more need be tried, when all but one in eight are so many times slower.
 const PLAIN_CALLS: u64 = 8;
 const PLAIN_TIMES: u32 = 4;
+/// Nor after so few that take so long on average while nothing else is at work: they wait for a server far away, or for a slow
+/// device, and that does not change soon.
+const FAR_CALLS: u64 = 4;
+const FAR: Duration = Duration::from_millis(4);
 /// With fewer operations in flight on average there was too little to do at once, which says nothing about the filesystem.
 const IN_FLIGHT_MIN: u64 = 4;
 /// How long the outcome of a trial that was passed stands: at first, and at last, for it doubles each time. What decided it may
@@ -154,10 +158,19 @@ impl Trial {
             *slow += calls_made;
         }
         let is_plain = *calls >= PLAIN_CALLS && *slow >= *calls - *calls / 8;
-        let inline = pace(now.saturating_sub(*since), INLINE, *calls);
-        let pays = inline.map(|inline| *concurrent * GAIN.0 < inline * GAIN.1);
-        let pays = if is_plain { Some(true) } else { pays };
+        let elapsed = now.saturating_sub(*since);
+        let is_far = *calls >= FAR_CALLS
+            && elapsed >= INLINE
+            && elapsed >= FAR * u32::try_from(*calls).unwrap_or(u32::MAX);
+        let pays = if is_plain || is_far {
+            Some(true)
+        } else {
+            pace(elapsed, INLINE, *calls).map(|inline| *concurrent * GAIN.0 < inline * GAIN.1)
+        };
         if pays == Some(true) {
+            if is_far {
+                self.stands = STANDS_MAX;
+            }
             let until = now + self.stands;
             self.phase = Phase::Passed { until };
             self.stands = (self.stands * 2).min(STANDS_MAX);
@@ -204,6 +217,18 @@ mod tests {
         let (mut trial, now) = until_inline(MS / 10, 20);
         assert_eq!(outcome(&mut trial, now, |_| MS), (true, 8));
         assert!(!trial.is_inline());
+    }
+
+    #[test]
+    fn what_waits_for_a_server_far_away_is_seen_after_fewer_and_stands_for_long() {
+        // They follow each other only twice as fast as inline: the client lets one at a time into a directory.
+        let (mut trial, now) = until_inline(10 * MS, 20);
+        assert_eq!(outcome(&mut trial, now, |_| 20 * MS), (true, 5));
+        let mut again = now + 100 * MS;
+        while trial.start(again, 1, 20) {
+            again += 10 * MS;
+        }
+        assert!(again >= now + STANDS_MAX);
     }
 
     #[test]

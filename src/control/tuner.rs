@@ -7,7 +7,7 @@
 //!   factor          1.3              1.0              0.9             0.8
 //! ```
 //!
-//! A limit moves when enough samples in a row agree on the way, by the mildest of what they ask for; then nothing moves, and
+//! At first the crawl parallelism is looked for ([`SlowStart`]). Then a limit moves when enough samples in a row agree on the way, by the mildest of what they ask for; then nothing moves, and
 //! nothing is counted, for the cooldown.
 //!
 //! * Memory can take a limit down to its floor. A busy CPU is what a run on a warm tree wants: it only takes back what was
@@ -19,6 +19,7 @@
 use std::time::Duration;
 
 use super::bounds::Bounds;
+use super::start::{SlowStart, StartSample};
 use super::zone::Zone;
 
 /// How readily the tuner acts.
@@ -44,6 +45,8 @@ pub struct TunerSample {
     pub files_engaged: bool,
     /// Things that were completed, of any kind that shows that the run moves. 0 is a stall.
     pub progress: u64,
+    /// Operations that were completed in a second, of whatever kind; 0 where that is not known.
+    pub speed: f64,
 }
 
 /// Where the limits are: absolute, within their bounds.
@@ -60,8 +63,8 @@ pub struct Limits {
 pub struct Adjustment {
     /// What was moved, in words.
     pub limit: &'static str,
-    /// Of the resource that was the reason.
-    pub zone: Zone,
+    /// The zone of the resource that was the reason, in capitals; or that it brought nothing to go further.
+    pub reason: &'static str,
     pub from: u64,
     pub to: u64,
 }
@@ -139,6 +142,22 @@ impl Limit {
         self.check();
     }
 
+    /// Starts from elsewhere. A busy CPU takes back what is grown past that, and no more.
+    fn start_at(&mut self, to: u64) -> Adjustment {
+        self.bounds = Bounds::new(self.bounds.floor, to, self.bounds.ceiling);
+        let from = std::mem::replace(&mut self.value, to);
+        Adjustment {
+            limit: self.name,
+            reason: if to > from {
+                Zone::Underutilised.name()
+            } else {
+                "NO GAIN"
+            },
+            from,
+            to,
+        }
+    }
+
     /// Moves the limit if enough samples agree.
     fn adjust(&mut self, consistency_threshold: u32) -> Option<Adjustment> {
         let streak = self
@@ -148,7 +167,7 @@ impl Limit {
         self.check();
         Some(Adjustment {
             limit: self.name,
-            zone: streak.zone,
+            reason: streak.zone.name(),
             from,
             to: self.value,
         })
@@ -161,6 +180,9 @@ pub struct Tuner {
     options: TunerOptions,
     dirs: Limit,
     files: Limit,
+    start: SlowStart,
+    /// Where the last sample makes the crawl parallelism start.
+    start_at: Option<u64>,
     is_stalled: bool,
     /// The end of the cooldown.
     quiet_until: Duration,
@@ -175,6 +197,8 @@ impl Tuner {
             options,
             dirs: Limit::new("crawl parallelism", dirs),
             files: Limit::new("active files", files),
+            start: SlowStart::new(dirs),
+            start_at: None,
             is_stalled: false,
             quiet_until: Duration::ZERO,
             adjustments: Vec::new(),
@@ -223,6 +247,14 @@ impl Tuner {
         } else {
             let memory = Zone::of_memory(sample.memory_used, sample.memory_limit);
             let cpu = Zone::of_cpu(sample.cpu_share);
+            self.start_at = self.start.on_sample(
+                self.dirs.value,
+                &StartSample {
+                    speed: sample.speed,
+                    is_binding: sample.permits_waiting,
+                    is_idle: memory.max(cpu) == Zone::Underutilised,
+                },
+            );
             self.dirs
                 .on_wish(self.dirs.wish(memory, cpu, sample.permits_waiting));
             self.files
@@ -235,7 +267,10 @@ impl Tuner {
     pub fn on_tick(&mut self, now: Duration) -> Limits {
         self.check();
         self.adjustments.clear();
-        if now < self.quiet_until {
+        if let Some(to) = self.start_at.take() {
+            self.adjustments.push(self.dirs.start_at(to));
+            self.count_anew();
+        } else if now < self.quiet_until {
             self.count_anew();
         } else {
             let threshold = self.options.consistency_threshold.max(1);
@@ -274,6 +309,7 @@ mod tests {
             permits_waiting: is_binding,
             files_engaged: is_binding,
             progress: 1,
+            speed: 0.0,
         }
     }
 
@@ -319,6 +355,24 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_was_found_later_is_what_a_busy_cpu_goes_back_to() {
+        let mut tuner = tuner(Bounds::new(1, 10, 1000), Bounds::fixed(7));
+        for (speed, to) in [(1.0, 10), (1.0, 20), (2.0, 40), (2.0, 40), (2.0, 20)] {
+            tuner.on_sample(&TunerSample {
+                speed,
+                ..sample(10, 10, true)
+            });
+            assert_eq!(tuner.on_tick(SECOND).dirs, to);
+        }
+        for (cpu, to) in [(10, 26), (90, 23), (90, 20), (90, 20)] {
+            for _ in 0..3 {
+                tuner.on_sample(&sample(cpu, 10, true));
+            }
+            assert_eq!(tuner.on_tick(tuner.quiet_until).dirs, to);
+        }
+    }
+
+    #[test]
     fn samples_that_disagree_on_how_much_move_by_the_least() {
         let mut tuner = tuner(Bounds::new(1, 100, 100), Bounds::new(1, 1000, 1000));
         for memory in [120, 90, 130] {
@@ -334,7 +388,7 @@ mod tests {
         let told: Vec<_> = tuner
             .adjustments()
             .iter()
-            .map(|it| (it.limit, it.zone.name(), it.from, it.to))
+            .map(|it| (it.limit, it.reason, it.from, it.to))
             .collect();
         let expected = [
             ("crawl parallelism", "SATURATED", 100, 90),

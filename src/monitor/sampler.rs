@@ -121,7 +121,8 @@ struct Before {
     cpu: Duration,
     totals: Totals,
     entries: Vec<u64>,
-    done: u64,
+    operations: u64,
+    bytes: u64,
 }
 
 impl Looker {
@@ -132,7 +133,8 @@ impl Looker {
             cpu: usage::cpu_time(),
             totals: Totals::default(),
             entries: vec![0; sources.tallies.len()],
-            done: 0,
+            operations: 0,
+            bytes: 0,
         };
         Self {
             collector: sources.latencies.clone().map(Collector::new),
@@ -265,8 +267,8 @@ impl Looker {
         if let Some(collector) = &mut self.collector {
             collector.collect();
         }
+        let seconds = self.seconds_until(now);
         let snapshot = self.snapshot(now, is_final);
-        let progress = self.progress(&snapshot);
         let point = self.point(&snapshot);
         if now >= self.log_at || is_final {
             self.log_at = now + LOG_INTERVAL;
@@ -278,19 +280,22 @@ impl Looker {
             }
         }
         if !is_final {
-            self.tune(now, &snapshot, progress);
+            self.tune(now, &snapshot, seconds);
         }
         self.engaged = [false; 3];
         self.board.put(snapshot, point);
     }
 
+    /// Since the last sample; more than 0.
+    fn seconds_until(&self, now: Duration) -> f64 {
+        let elapsed = now.saturating_sub(self.before.elapsed);
+        elapsed.as_secs_f64().max(1e-3)
+    }
+
     fn snapshot(&mut self, now: Duration, is_final: bool) -> Snapshot {
         let tallies = &self.sources.tallies;
         let totals = Totals::sum(tallies.iter().map(|tally| &**tally));
-        let seconds = now
-            .saturating_sub(self.before.elapsed)
-            .as_secs_f64()
-            .max(1e-3);
+        let seconds = self.seconds_until(now);
         let load = self.load(seconds);
         let done = |totals: &Totals| totals.bytes_copied + totals.bytes_cloned;
         let files = |totals: &Totals| totals.entries_found - totals.dirs_found;
@@ -380,16 +385,14 @@ impl Looker {
         }
     }
 
-    /// Operations and bytes since the sample before: nothing, in a run that stands still.
-    fn progress(&mut self, snapshot: &Snapshot) -> u64 {
-        let totals = &snapshot.totals;
-        let done = totals.dirs_listed + totals.entries_found + totals.bytes_copied;
-        let done = done + totals.entries_deleted + self.ring.completed;
-        done - std::mem::replace(&mut self.before.done, done)
-    }
-
-    fn tune(&mut self, now: Duration, snapshot: &Snapshot, progress: u64) {
-        let load = &snapshot.load;
+    /// Moves the limits by what happened since the sample before.
+    fn tune(&mut self, now: Duration, snapshot: &Snapshot, seconds: f64) {
+        let (totals, load) = (&snapshot.totals, &snapshot.load);
+        let entries = totals.dirs_listed + totals.entries_found + totals.entries_deleted;
+        let operations = entries + self.ring.completed;
+        let operations = operations - std::mem::replace(&mut self.before.operations, operations);
+        let bytes = totals.bytes_copied;
+        let bytes = bytes - std::mem::replace(&mut self.before.bytes, bytes);
         let tuner = &mut self.controllers.tuner;
         tuner.on_sample(&TunerSample {
             cpu_share: load.cpu_share,
@@ -397,7 +400,8 @@ impl Looker {
             memory_limit: load.memory.limit,
             permits_waiting: load.permits_waiting > 0,
             files_engaged: self.engaged[0],
-            progress,
+            progress: operations + bytes,
+            speed: per_second(operations, seconds),
         });
         let limits = tuner.on_tick(now);
         let adjustments = tuner.adjustments().to_vec();
@@ -407,7 +411,7 @@ impl Looker {
         for adjustment in adjustments {
             let change = Change::Adjusted {
                 limit: adjustment.limit,
-                zone: adjustment.zone.name(),
+                zone: adjustment.reason,
                 from: adjustment.from,
                 to: adjustment.to,
             };

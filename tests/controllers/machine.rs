@@ -29,6 +29,8 @@ pub(crate) struct Plant {
     /// Seconds in which memory follows most of the way.
     pub(crate) delay: f64,
     pub(crate) noise: f64,
+    /// Operations a second that one directory in work brings. With 0 no start is looked for.
+    pub(crate) speed_per_dir: f64,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Machine {
             permits_waiting: plant.dirs_wanted > self.limits.dirs,
             files_engaged: plant.files_wanted > self.limits.files,
             progress: 1000,
+            speed: dirs * plant.speed_per_dir * self.random.noise(plant.noise),
         }
     }
 

@@ -90,6 +90,27 @@ fn a_server_that_is_waited_for_gets_more_directories_until_the_cores_are_used() 
 }
 
 #[test]
+fn a_server_far_away_has_its_directories_within_seconds() {
+    let mut machine = machine(Plant {
+        cpu_per_dir: 0.0001,
+        memory_base: 0.1,
+        speed_per_dir: 50.0,
+        ..busy()
+    });
+    machine.run(8);
+    assert_eq!(machine.limits.dirs, dirs().ceiling);
+
+    // That is where it starts: cores that become busy take nothing of it.
+    machine.plant.cpu_per_dir = 0.1;
+    assert_eq!(moves(&machine.run(HOUR)), 0);
+
+    // Memory has the last word.
+    machine.plant.memory_base = 1.2;
+    machine.run(3 * HOUR);
+    assert_eq!(machine.limits.dirs, dirs().floor);
+}
+
+#[test]
 fn what_was_grown_past_the_start_is_given_back_to_busy_cores() {
     let mut machine = machine(Plant {
         cpu_per_dir: 0.0001,
@@ -244,6 +265,7 @@ fn any_plant() -> impl Strategy<Value = Plant> {
                 files_wanted,
                 delay,
                 noise,
+                speed_per_dir: 0.0,
             },
         )
 }
@@ -296,7 +318,7 @@ proptest! {
     ) {
         let mut machine = Machine::new(dirs, files, plant, seed);
         for (seconds, plant) in changes {
-            machine.plant = plant;
+            machine.plant = Plant { speed_per_dir: 50.0, ..plant };
             for step in machine.run(seconds) {
                 let is_high = step.sample.memory_used as f64 >= 0.4 * MEMORY_LIMIT;
                 let (dirs_grow, files_grow) = (step.after.dirs > step.before.dirs, step.after.files > step.before.files);
