@@ -1,7 +1,7 @@
 //! What NFS has that disks have not.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::support::full::{set_xattr, xattrs};
 use super::support::snap::assert_equal_trees;
 use super::support::tree::{Time, set_mtime, write_noise};
 use super::support::{ringsync, sync};
-use super::{DISK, EXPORT, MOUNT, Mounted, on_disk, on_nfs, on_server, system, version};
+use super::{DISK, EXPORT, MOUNT, Mounted, forget, on_disk, on_nfs, on_server, system, version};
 
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
@@ -181,6 +181,29 @@ fn times_that_a_server_cuts_are_equal() {
     system(&format!("umount {}", mounted.display()));
     system(&format!("exportfs -u *:{}", coarse.display()));
     system(&format!("umount -l {}", coarse.display()));
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn holes_stay_where_the_client_is_told_of_them() {
+    const SIZE: u64 = 40 << 20;
+    let (remote, local) = (on_nfs(), on_disk());
+    let (src, dst) = (remote.dir("src"), local.dir("dst"));
+    let file = File::create(src.join("file")).unwrap();
+    file.set_len(SIZE).unwrap();
+    file.write_all_at(&[b'd'; 10_000], SIZE / 2).unwrap();
+    drop(file);
+    forget();
+    for options in [&[][..], &["-S", "-I"]] {
+        sync("auto", options, &src, &dst).exits(0);
+        let [source, copy] = [&src, &dst].map(|root| fs::read(root.join("file")).unwrap());
+        assert!(source == copy);
+        // v3 has no words for holes: there only zeros that are looked for become some.
+        if version() != "3" || !options.is_empty() {
+            let blocks = fs::metadata(dst.join("file")).unwrap().blocks();
+            assert!(blocks * 512 < SIZE / 8, "{options:?}: {blocks} blocks");
+        }
+    }
 }
 
 #[test]

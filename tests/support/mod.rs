@@ -105,6 +105,10 @@ pub(crate) fn skip_without_rsync() -> bool {
     missing
 }
 
+pub(crate) fn is_on_nfs(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == rustix::fs::NFS_SUPER_MAGIC)
+}
+
 pub(crate) fn command_exists(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/sbin", "/usr/sbin"].map(PathBuf::from));
