@@ -115,11 +115,12 @@ pub(super) fn run_on(op: Op, server: Option<ServedBy>) -> Outcome {
         }
         Op::OpenPlace { at, name } => open_place(&at, &name).map_err(errno),
         Op::ReadDir { dir, mut listing } => {
-            let first = listing.len();
-            let more = read_dir(&dir, &mut listing, server).map_err(errno)?;
-            if more && server == Some(ServedBy::Nfs) {
-                keep_attributes_coming(&dir, &listing, first);
-            }
+            let more = if server == Some(ServedBy::Nfs) {
+                read_dir_with_attributes(&dir, &mut listing)
+            } else {
+                read_dir(&dir, &mut listing, server)
+            };
+            let more = more.map_err(errno)?;
             Ok(Reply::Listed { listing, more })
         }
         Op::StatMany {
@@ -348,16 +349,28 @@ fn close(file: Handle) -> Result<(), Errno> {
     }
 }
 
-/// Lets an NFS client go on to ask for attributes with the names of a directory (READDIRPLUS): it does where it sees more than eight of
-/// the names that it told last looked at before it is asked for more (`nfs_use_readdirplus`). Without that each name of a large
-/// directory is a request of its own. These are known already, so they are none.
-fn keep_attributes_coming(dir: &Handle, listing: &Listing, first: usize) {
+/// Has an NFS client ask for attributes with the names of a directory (READDIRPLUS). It does at the start, and where it sees more
+/// than eight looks at names of the directory between two reads (`nfs_use_readdirplus`). Without that each name of a large directory
+/// is a request of its own. A read ends early where a signal is pending, as that of an io_uring which has something to tell
+/// (`filldir64`): at worst after one name, or after `.`.
+fn read_dir_with_attributes(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
     const LOOKS: usize = 16;
-    for entry in listing.entries[first..].iter().take(LOOKS) {
-        // What it comes to is asked for once more, and told, when all names are there.
-        let flags = STATX_AT | StatAt::STATX_DONT_SYNC;
-        let _ = statx(dir, listing.name(entry), flags, STATX_WANTED);
+    let starts = listing.len() == 0 && rustix::fs::tell(dir).is_ok_and(|at| at == 0);
+    let mut rewinds = 0;
+    let mut more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
+    while more && starts && listing.len() == 0 && rewinds < REPEATS_MAX {
+        rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)).map_err(errno_of)?;
+        rewinds += 1;
+        more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
     }
+    if more {
+        for entry in listing.entries.iter().rev().cycle().take(LOOKS) {
+            // It is known already, so this asks nobody. What comes of it is asked for once more, and told, when all names are there.
+            let flags = STATX_AT | StatAt::STATX_DONT_SYNC;
+            let _ = statx(dir, listing.name(entry), flags, STATX_WANTED);
+        }
+    }
+    Ok(more)
 }
 
 fn read_dir(dir: &Handle, listing: &mut Listing, server: Option<ServedBy>) -> Result<bool, Errno> {
