@@ -355,10 +355,10 @@ fn close(file: Handle) -> Result<(), Errno> {
 /// (`filldir64`): at worst after one name, or after `.`.
 fn read_dir_with_attributes(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
     const LOOKS: usize = 16;
-    let starts = listing.len() == 0 && rustix::fs::tell(dir).is_ok_and(|at| at == 0);
+    let starts = listing.is_empty() && rustix::fs::tell(dir).is_ok_and(|at| at == 0);
     let mut rewinds = 0;
     let mut more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
-    while more && starts && listing.len() == 0 && rewinds < REPEATS_MAX {
+    while more && starts && listing.is_empty() && rewinds < REPEATS_MAX {
         rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)).map_err(errno_of)?;
         rewinds += 1;
         more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
