@@ -161,8 +161,10 @@ impl<'a> Source<'a> {
             CString::new(path).map_err(|_| Errno::EINVAL)
         };
         Ok(match target {
-            Target::Open(inode) if inode.is_place() => Self::Followed(proc_path(inode)),
-            Target::Open(file) => Self::File(file.as_fd()),
+            Target::Open(inode) | Target::Anew(inode) if inode.is_place() => {
+                Self::Followed(proc_path(inode))
+            }
+            Target::Open(file) | Target::Anew(file) => Self::File(file.as_fd()),
             Target::Name(dir, name) if has_listxattrat() => Self::At(dir.as_fd(), name),
             Target::Name(dir, name) => Self::Path(below(dir, name)?),
             Target::Followed(dir, name) => Self::Followed(below(dir, name)?),

@@ -444,16 +444,17 @@ pub(super) fn stat_many(dir: &Handle, listing: &mut Listing, range: Range<usize>
     let dir = dir.as_fd();
     let Listing { names, entries, .. } = listing;
     for entry in &mut entries[range] {
-        if entry.state != State::Wanted {
+        if !entry.state.is_asked() {
             continue;
         }
+        let flags = flags_for(entry.state);
         let name = &names[entry.name_range()];
         // SAFETY: a listing keeps each name with exactly one NUL, at its end; see `Listing::push`.
         let name = unsafe { CStr::from_bytes_with_nul_unchecked(name) };
-        let result = statx(dir, name, STATX_AT, STATX_WANTED);
+        let result = statx(dir, name, flags, STATX_WANTED);
         match result.map_err(errno_of).and_then(|raw| meta_of(&raw)) {
             Ok(meta) => entry.fill(&meta),
-            Err(errno) if is_transient(errno) => match stat_at(dir, name, STATX_AT) {
+            Err(errno) if is_transient(errno) => match stat_at(dir, name, flags) {
                 Ok(meta) => entry.fill(&meta),
                 Err(errno) => entry.state = failed(errno),
             },
@@ -462,6 +463,15 @@ pub(super) fn stat_many(dir: &Handle, listing: &mut Listing, range: Range<usize>
         calls += 1;
     }
     calls
+}
+
+/// How statx is called for an entry.
+pub(super) fn flags_for(state: State) -> StatAt {
+    if state == State::Doubted {
+        STATX_AT | StatAt::STATX_FORCE_SYNC
+    } else {
+        STATX_AT
+    }
 }
 
 fn failed(errno: Errno) -> State {
@@ -482,6 +492,9 @@ fn stat_at(dir: impl AsFd, name: &CStr, flags: StatAt) -> Result<Meta, Errno> {
     meta_of(&raw)
 }
 
+/// Asks whoever keeps the file, as an NFS server, not what is remembered of its answers.
+pub(super) const STAT_ANEW: StatAt = StatAt::EMPTY_PATH.union(StatAt::STATX_FORCE_SYNC);
+
 pub(super) fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
     stat_at(fd, c"", StatAt::EMPTY_PATH)
 }
@@ -489,6 +502,7 @@ pub(super) fn stat_fd(fd: impl AsFd) -> Result<Meta, Errno> {
 fn stat(target: &Target) -> Result<Meta, Errno> {
     match target {
         Target::Open(handle) => stat_fd(handle),
+        Target::Anew(handle) => stat_at(handle, c"", STAT_ANEW),
         Target::Name(at, name) => stat_at(at, name, STATX_AT),
         Target::Followed(at, name) => stat_at(at, name, StatAt::empty()),
     }

@@ -341,6 +341,10 @@ impl Fs for LocalFs {
         self.core.traits_of(file).server != ServedBy::Kernel
     }
 
+    fn remembers_attributes(&self, file: &Handle) -> bool {
+        self.core.traits_of(file).server == ServedBy::Nfs
+    }
+
     fn is_slow(&self, dev: u64) -> bool {
         match self.core.engine {
             EngineChoice::Auto => self.core.with_router(dev, |router| router.is_concurrent()),

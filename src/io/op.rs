@@ -174,6 +174,8 @@ impl fmt::Debug for Handle {
 #[derive(Clone, Debug)]
 pub enum Target {
     Open(Handle),
+    /// An open one as it is now where it is kept, whatever is remembered of it here.
+    Anew(Handle),
     /// The inode that has the name, a symlink included.
     Name(Handle, CString),
     /// What the name leads to in the end.
@@ -193,7 +195,10 @@ pub enum Links {
 impl Target {
     fn handle(&self) -> &Handle {
         match self {
-            Self::Open(handle) | Self::Name(handle, _) | Self::Followed(handle, _) => handle,
+            Self::Open(handle)
+            | Self::Anew(handle)
+            | Self::Name(handle, _)
+            | Self::Followed(handle, _) => handle,
         }
     }
 }
@@ -637,6 +642,11 @@ pub trait Fs {
     /// Whether another machine or process answers for it, who may be gone.
     fn is_served(&self, file: &Handle) -> bool {
         self.inner().is_some_and(|fs| fs.is_served(file))
+    }
+
+    /// Whether attributes may be some seconds old although another machine has changed the file meanwhile (see [`State::Doubted`]).
+    fn remembers_attributes(&self, file: &Handle) -> bool {
+        self.inner().is_some_and(|fs| fs.remembers_attributes(file))
     }
 
     /// What the clock that gives its times showed at the moment `at` of ours, at least, where it tells.

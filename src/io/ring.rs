@@ -39,7 +39,7 @@ use super::op::{Handle, Op, Outcome, Reply};
 use super::probe::Support;
 use super::sqe::{outcome_of, sqe_of, statx_result, statx_sqe};
 use crate::error::Side;
-use crate::model::{Instruments, Listing, OpClass, State, Timed};
+use crate::model::{Instruments, Listing, OpClass, Timed};
 
 /// Completion queue entries. A power of two, as the kernel wants.
 const CQ_ENTRIES: u32 = 8192;
@@ -339,8 +339,8 @@ impl Inner {
     ) {
         let since = Instant::now();
         while let Some(entry) = rest.clone().next() {
-            let wanted = batch.borrow().listing.entries[entry].state == State::Wanted;
-            if wanted {
+            let state = batch.borrow().listing.entries[entry].state;
+            if state.is_asked() {
                 if !self.has_room(cx) {
                     return;
                 }
@@ -349,7 +349,7 @@ impl Inner {
                     let batch = &mut *batch.borrow_mut();
                     batch.parts_left += 1;
                     let name = batch.listing.name(&batch.listing.entries[entry]);
-                    statx_sqe(&batch.dir, name, inline::STATX_AT, &mut buffer)
+                    statx_sqe(&batch.dir, name, inline::flags_for(state), &mut buffer)
                 };
                 let part = Slot::Part {
                     batch: batch.clone(),

@@ -63,6 +63,9 @@ pub(super) fn sqe_of(op: &mut Op, statx: &mut MaybeUninit<Statx>) -> squeue::Ent
             target: Target::Open(file),
         } => statx_sqe(file, c"", AtFlags::EMPTY_PATH, statx),
         Op::Stat {
+            target: Target::Anew(file),
+        } => statx_sqe(file, c"", inline::STAT_ANEW, statx),
+        Op::Stat {
             target: Target::Name(at, name),
         } => statx_sqe(at, name, inline::STATX_AT, statx),
         Op::Stat {

@@ -14,12 +14,22 @@ pub enum State {
     Named,
     /// To be filled by the next statx batch.
     Wanted,
+    /// The same, and whoever keeps the file is asked: what is remembered here may be outdated.
+    Doubted,
     /// Everything in [`Meta`].
     Known,
     /// Left out, and whoever decided that has said why. Its copy stays.
     Ignored,
     /// statx failed with this errno (fits 16 bits: the kernel's MAX_ERRNO is 4095).
     Failed(u16),
+}
+
+impl State {
+    /// Whether the next statx batch fills it.
+    #[must_use]
+    pub fn is_asked(self) -> bool {
+        matches!(self, Self::Wanted | Self::Doubted)
+    }
 }
 
 /// One entry of a [`Listing`], without its name.
@@ -146,6 +156,11 @@ impl Entry {
         if self.is_unasked() {
             self.state = State::Wanted;
         }
+    }
+
+    /// Has an entry be asked for anew, whatever is remembered of it.
+    pub fn doubt(&mut self) {
+        self.state = State::Doubted;
     }
 
     /// What the listing told becomes known, once. `false` when it told nothing, or when that has not been enough.

@@ -18,7 +18,7 @@ use super::tuning::Tuning;
 use crate::control::pacer::Pacer;
 use crate::error::Side;
 use crate::io::{Buffer, Fs, Handle, Op, OpError, Outcome, Pending, Reply};
-use crate::model::{Listing, State};
+use crate::model::Listing;
 use crate::throttle::Cancel;
 
 /// The rates of a run, for all shards together.
@@ -179,7 +179,7 @@ impl Inner {
         while start < range.end {
             let end = range.end.min(start.saturating_add(step));
             let entries = &listing.entries[start..end];
-            let wanted = entries.iter().filter(|entry| entry.state == State::Wanted);
+            let wanted = entries.iter().filter(|entry| entry.state.is_asked());
             self.rates.take_ops(wanted.count()).await;
             let op = Op::StatMany {
                 dir: dir.clone(),

@@ -5,6 +5,7 @@ mod removals;
 mod source;
 
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 
@@ -18,11 +19,13 @@ use crate::io::Handle;
 use crate::model::compare::needs_more;
 use crate::model::filter::{Extent, Judge};
 use crate::model::unchanged::Contents;
-use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, decide};
+use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
 
 /// As a listing keeps it.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 2.
 const ENOENT: u16 = Errno::ENOENT as u16;
+/// A client of NFS remembers attributes of a file for so long, unless a mount says otherwise (acregmax).
+const REMEMBERED_MAX: Duration = Duration::from_secs(60);
 
 #[allow(clippy::struct_excessive_bools)] // Facts that are learned apart.
 pub(super) struct Part {
@@ -209,6 +212,9 @@ impl Part {
             batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
             self.ask_more_of_source(shard, &found).await;
         }
+        if !names_only && self.doubt_young(shard, dir.dev(), &batch, &found) {
+            self.ask_more_of_source(shard, &found).await;
+        }
         for (at, (entry, position)) in batch.entries.iter().zip(found).enumerate() {
             self.report_failed_stat(shard, Side::Destination, &batch, entry);
             let changes = self.plan.changes();
@@ -272,13 +278,53 @@ impl Part {
         any
     }
 
+    /// Marks files of the source that seem equal and were changed so short ago that whoever changed them may have done so again since
+    /// a client last asked its server.
+    fn doubt_young(
+        &mut self,
+        shard: &Shard,
+        dest_dev: u64,
+        batch: &Listing,
+        found: &[Option<usize>],
+    ) -> bool {
+        let remembers = |dir| shard.source.remembers_attributes(dir);
+        if !self.dirs.source.as_ref().is_some_and(remembers) {
+            return false;
+        }
+        let policy = &shard.shared.options.policy;
+        let Some(young_from) = SystemTime::now().checked_sub(REMEMBERED_MAX) else {
+            return false;
+        };
+        let young_from = Time::from(young_from);
+        let mut any = false;
+        for (dest, position) in batch.entries.iter().zip(found) {
+            let Some(position) = *position else { continue };
+            let source = &mut self.plan.source.entries[position];
+            let metas = (source.meta(self.plan.source_dev), dest.meta(dest_dev));
+            let (Some(source_meta), Some(dest_meta)) = metas else {
+                continue;
+            };
+            let is_young = source_meta.kind == Kind::File && source_meta.ctime >= young_from;
+            if is_young
+                && matches!(
+                    decide(&source_meta, Some(&dest_meta), policy),
+                    Action::Skip(_)
+                )
+            {
+                any = true;
+                source.doubt();
+            }
+        }
+        any
+    }
+
     /// The same entries of the source; they lie together, where both sides are listed in one order.
     async fn ask_more_of_source(&mut self, shard: &Rc<Shard>, found: &[Option<usize>]) {
         let Some(dir) = self.dirs.source.clone() else {
             return;
         };
         let entries = &self.plan.source.entries;
-        let wanted = |at: &usize| entries[*at].state == State::Wanted;
+        let wanted = |at: &usize| entries[*at].state.is_asked();
         let asked: Vec<usize> = found.iter().flatten().copied().filter(wanted).collect();
         let (Some(&first), Some(&last)) = (asked.iter().min(), asked.iter().max()) else {
             return;

@@ -231,6 +231,27 @@ fn another_clients_change_is_seen_by_the_next_run() {
 
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
+fn a_second_change_is_not_hidden_by_what_a_client_remembers() {
+    // A client that believes what it knows for ten minutes.
+    let slow = Mounted::new("slow", "nosharecache,actimeo=600");
+    let (remote, local) = (on_nfs(), on_disk());
+    let src = remote.dir("src");
+    fs::write(src.join("file"), "first").unwrap();
+    let seen = slow.path().join(src.strip_prefix(MOUNT).unwrap());
+    sync("auto", &[], &seen, local.path()).exits(0);
+    // Another client changes the file again, and keeps its size.
+    let server = on_server(&src);
+    let known = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
+    fs::write(server.join("file"), "other").unwrap();
+    let still = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
+    assert_eq!(still, known, "the client knows nothing of it");
+    sync("auto", &[], &seen, local.path()).exits(0);
+    assert_eq!(fs::read(local.path().join("file")).unwrap(), b"other");
+    assert_equal_trees(&server, local.path());
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
 fn doctor_names_what_is_mounted() {
     let told = ringsync(&["doctor", DISK, MOUNT]);
     let told = told.exits(0).out();

@@ -613,7 +613,7 @@ impl Inner {
 
     fn target(&self, target: &Target) -> Result<u64, Errno> {
         match target {
-            Target::Open(handle) => Ok(self.number_of(handle)),
+            Target::Open(handle) | Target::Anew(handle) => Ok(self.number_of(handle)),
             Target::Name(at, name) => self.find(at, name),
             Target::Followed(..) => panic!("no job here follows symlinks"),
         }
@@ -703,7 +703,7 @@ impl Inner {
             }
             Op::CopyRange { to, .. } | Op::Clone { to, .. } => (to, None),
             Op::Stat { target } | Op::ReadXattrs { target, .. } => match target {
-                Target::Open(handle) => (handle, None),
+                Target::Open(handle) | Target::Anew(handle) => (handle, None),
                 Target::Name(at, name) | Target::Followed(at, name) => (at, Some(name)),
             },
             other => panic!("the engine does not use {:?} here", other.kind()),

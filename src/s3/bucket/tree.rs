@@ -156,7 +156,7 @@ async fn run(store: Arc<Store>, ways: Ways, op: Op) -> Result<Reply, Errno> {
             Ok(Reply::Listed { listing, more })
         }
         Op::Stat { target } => match target {
-            Target::Open(_) => match &*subject.0 {
+            Target::Open(_) | Target::Anew(_) => match &*subject.0 {
                 Node::Dir(dir) => Ok(Reply::Meta(dir.meta(&store))),
                 _ => Ok(Reply::Meta(subject.object()?.meta)),
             },

@@ -140,7 +140,8 @@ impl Part {
         let mut is_certain = unknown.is_empty();
         shard.keep_listing(names);
         let before = self.dirs.node.meta(Side::Source).map(|meta| meta.mtime);
-        let target = Target::Open(dir);
+        // A listing that a client remembers lacks what others have made since.
+        let target = Target::Anew(dir);
         let has_moved = match shard.source.start(Op::Stat { target }).await {
             Ok(Reply::Meta(now)) => Some(now.mtime) != before,
             Ok(other) => unreachable!("a stat does not reply {other:?}"),
