@@ -60,7 +60,6 @@ impl SlowStart {
         }
         if !sample.is_binding {
             // What does not bind does no harm, and its speed says nothing.
-            self.half = None;
             self.measure_anew();
             return None;
         }
@@ -160,6 +159,21 @@ mod tests {
         assert_eq!(start.on_sample(8, &busy), None);
         assert_eq!(start.on_sample(8, &busy), None);
         assert!(start.is_over);
+    }
+
+    #[test]
+    fn what_binds_now_and_then_is_compared_with_what_it_was_all_the_same() {
+        let mut start = SlowStart::new(Bounds::new(1, 8, 128));
+        let mut limit = 8;
+        for second in 0..100 {
+            let sample = StartSample {
+                is_binding: second % 3 < 2,
+                ..sample(100.0)
+            };
+            limit = start.on_sample(limit, &sample).unwrap_or(limit);
+            assert!(limit <= 16);
+        }
+        assert_eq!(limit, 8);
     }
 
     #[test]

@@ -16,8 +16,8 @@ const GAIN: (u32, u32) = (5, 4);
 /// After so many inline calls nothing more need be tried, when all but one in eight are so many times slower.
 const PLAIN_CALLS: u64 = 8;
 const PLAIN_TIMES: u32 = 4;
-/// Nor after so few that take so long on average while nothing else is at work: they wait for a server far away, or for a slow
-/// device, and that does not change soon.
+/// Nor after so few, when all but one in eight take so long while nothing else is at work: they wait for a server far away, or for a
+/// slow device, and that does not change soon.
 const FAR_CALLS: u64 = 4;
 const FAR: Duration = Duration::from_millis(4);
 /// With fewer operations in flight on average there was too little to do at once, which says nothing about the filesystem.
@@ -57,6 +57,8 @@ enum Phase {
         calls: u64,
         /// Of which so many were much slower than when they were concurrent.
         slow: u64,
+        /// And so many took as long as [`FAR`].
+        far: u64,
         /// From one call to the next when they were concurrent.
         concurrent: Duration,
     },
@@ -86,6 +88,7 @@ impl Phase {
             since,
             calls: 0,
             slow: 0,
+            far: 0,
             concurrent,
         }
     }
@@ -147,6 +150,7 @@ impl Trial {
             since,
             calls,
             slow,
+            far,
             concurrent,
         } = &mut self.phase
         else {
@@ -157,11 +161,12 @@ impl Trial {
         if each > *concurrent * PLAIN_TIMES {
             *slow += calls_made;
         }
+        if each >= FAR {
+            *far += calls_made;
+        }
         let is_plain = *calls >= PLAIN_CALLS && *slow >= *calls - *calls / 8;
         let elapsed = now.saturating_sub(*since);
-        let is_far = *calls >= FAR_CALLS
-            && elapsed >= INLINE
-            && elapsed >= FAR * u32::try_from(*calls).unwrap_or(u32::MAX);
+        let is_far = *calls >= FAR_CALLS && *far >= *calls - *calls / 8;
         let pays = if is_plain || is_far {
             Some(true)
         } else {
@@ -223,7 +228,7 @@ mod tests {
     fn what_waits_for_a_server_far_away_is_seen_after_fewer_and_stands_for_long() {
         // They follow each other only twice as fast as inline: the client lets one at a time into a directory.
         let (mut trial, now) = until_inline(10 * MS, 20);
-        assert_eq!(outcome(&mut trial, now, |_| 20 * MS), (true, 5));
+        assert_eq!(outcome(&mut trial, now, |_| 20 * MS), (true, 4));
         let mut again = now + 100 * MS;
         while trial.start(again, 1, 20) {
             again += 10 * MS;
@@ -233,9 +238,14 @@ mod tests {
 
     #[test]
     fn one_call_that_waited_for_a_commit_decides_nothing() {
-        let (mut trial, now) = until_inline(MS / 20, 20);
-        let took = |call| if call == 3 { 10 * MS } else { MS / 25 };
-        assert!(!outcome(&mut trial, now, took).0);
+        let (trial, now) = until_inline(MS / 20, 20);
+        for wait in [10 * MS, 150 * MS] {
+            let mut trial = trial.clone();
+            let took = |call| if call == 3 { wait } else { MS / 25 };
+            assert_eq!(outcome(&mut trial, now, took).0, wait > 100 * MS);
+            // The long one decides by the mean, and not for long.
+            assert!(trial.stands <= STANDS_MIN * 2);
+        }
     }
 
     #[test]

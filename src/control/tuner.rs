@@ -7,8 +7,8 @@
 //!   factor          1.3              1.0              0.9             0.8
 //! ```
 //!
-//! At first the crawl parallelism is looked for ([`SlowStart`]). Then a limit moves when enough samples in a row agree on the way, by the mildest of what they ask for; then nothing moves, and
-//! nothing is counted, for the cooldown.
+//! At first the crawl parallelism is looked for ([`SlowStart`]). Then a limit moves when enough samples in a row agree on the way,
+//! by the mildest of what they ask for; then nothing moves, and nothing is counted, for the cooldown.
 //!
 //! * Memory can take a limit down to its floor. A busy CPU is what a run on a warm tree wants: it only takes back what was
 //!   grown past the start, and never keeps a limit below it.

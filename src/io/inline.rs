@@ -118,7 +118,7 @@ pub(super) fn run_on(op: Op, server: Option<ServedBy>) -> Outcome {
             let more = if server == Some(ServedBy::Nfs) {
                 read_dir_with_attributes(&dir, &mut listing)
             } else {
-                read_dir(&dir, &mut listing, server)
+                read_dir(&dir, &mut listing, server).map(|read| read.more)
             };
             let more = more.map_err(errno)?;
             Ok(Reply::Listed { listing, more })
@@ -352,32 +352,44 @@ fn close(file: Handle) -> Result<(), Errno> {
 /// Has an NFS client ask for attributes with the names of a directory (READDIRPLUS). It does at the start, and where it sees more
 /// than eight looks at names of the directory between two reads (`nfs_use_readdirplus`). Without that each name of a large directory
 /// is a request of its own. A read ends early where a signal is pending, as that of an io_uring which has something to tell
-/// (`filldir64`): at worst after one name, or after `.`.
+/// (`filldir64`): at worst after one name. Where that is `.`, nothing is there to be looked at, and it starts anew.
 fn read_dir_with_attributes(dir: &Handle, listing: &mut Listing) -> Result<bool, Errno> {
     const LOOKS: usize = 16;
     let starts = listing.is_empty() && rustix::fs::tell(dir).is_ok_and(|at| at == 0);
     let mut rewinds = 0;
-    let mut more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
-    while more && starts && listing.is_empty() && rewinds < REPEATS_MAX {
+    let mut read = read_dir(dir, listing, Some(ServedBy::Nfs))?;
+    // An empty directory tells two.
+    while starts && read.told == 1 && listing.is_empty() && rewinds < REPEATS_MAX {
         rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)).map_err(errno_of)?;
         rewinds += 1;
-        more = read_dir(dir, listing, Some(ServedBy::Nfs))?;
+        read = read_dir(dir, listing, Some(ServedBy::Nfs))?;
     }
-    if more {
+    if read.more {
         for entry in listing.entries.iter().rev().cycle().take(LOOKS) {
             // It is known already, so this asks nobody. What comes of it is asked for once more, and told, when all names are there.
             let flags = STATX_AT | StatAt::STATX_DONT_SYNC;
             let _ = statx(dir, listing.name(entry), flags, STATX_WANTED);
         }
     }
-    Ok(more)
+    Ok(read.more)
 }
 
-fn read_dir(dir: &Handle, listing: &mut Listing, server: Option<ServedBy>) -> Result<bool, Errno> {
+/// One read of a directory.
+struct ReadDir {
+    /// Names that it told, among them `.`, `..` and those that are left out.
+    told: u32,
+    more: bool,
+}
+
+fn read_dir(
+    dir: &Handle,
+    listing: &mut Listing,
+    server: Option<ServedBy>,
+) -> Result<ReadDir, Errno> {
     let mut scratch = std::mem::take(&mut listing.scratch);
     scratch.reserve(READ_DIR_BYTES);
     let mut iter = RawDir::new(dir, scratch.spare_capacity_mut());
-    let mut repeats = 0;
+    let (mut told, mut repeats) = (0, 0);
     let more = loop {
         match iter.next() {
             None => break false,
@@ -386,6 +398,7 @@ fn read_dir(dir: &Handle, listing: &mut Listing, server: Option<ServedBy>) -> Re
             }
             Some(Err(errno)) => return Err(errno_of(errno)),
             Some(Ok(entry)) => {
+                told += 1;
                 let name = entry.file_name();
                 let kind = kind_of(entry.file_type());
                 if is_silly_name(name.to_bytes())
@@ -404,7 +417,7 @@ fn read_dir(dir: &Handle, listing: &mut Listing, server: Option<ServedBy>) -> Re
         }
     };
     listing.scratch = scratch;
-    Ok(more)
+    Ok(ReadDir { told, more })
 }
 
 /// A name that an NFS client gives to a file which was removed while a process has it open: `.nfs`, then inode number and a counter
@@ -434,7 +447,7 @@ fn kind_of(file_type: FileType) -> Option<Kind> {
     })
 }
 
-/// statx for every entry of the range that is `Wanted`. Returns how many that were.
+/// statx for every entry of the range that is asked for. Returns how many that were.
 ///
 /// This is the hottest loop of a crawl. Everything it needs between two system calls is in this function and in a few
 /// pages of memory: on machines where a system call empties the TLB, each further page costs a page walk a call.

@@ -484,8 +484,9 @@ impl Inner {
                 ..
             } => {
                 let batch = batch.borrow();
-                let name = batch.listing.name(&batch.listing.entries[*entry]);
-                statx_sqe(&batch.dir, name, inline::STATX_AT, buffer)
+                let entry = &batch.listing.entries[*entry];
+                let flags = inline::flags_for(entry.state);
+                statx_sqe(&batch.dir, batch.listing.name(entry), flags, buffer)
             }
         };
         self.push(&sqe.user_data(key as u64));

@@ -43,8 +43,8 @@ pub(super) fn report_refused(
     any
 }
 
-/// statx for all `Wanted` entries from position `from` on. Failures are in the entries. In a run that ends, the rest stays
-/// `Wanted`: nothing is decided about those.
+/// statx for all entries that are [asked](crate::model::State::is_asked) for, from position `from` on. Failures are in the entries. In
+/// a run that ends, the rest stays as it is: nothing is decided about those.
 pub(super) async fn stat_all(
     shard: &Shard,
     fs: &Rc<dyn Fs>,

@@ -5,7 +5,6 @@ mod removals;
 mod source;
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 
@@ -19,13 +18,11 @@ use crate::io::Handle;
 use crate::model::compare::needs_more;
 use crate::model::filter::{Extent, Judge};
 use crate::model::unchanged::Contents;
-use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, Time, decide};
+use crate::model::{Action, Entry, Kind, Listing, Meta, SkipReason, State, decide};
 
 /// As a listing keeps it.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 2.
 const ENOENT: u16 = Errno::ENOENT as u16;
-/// A client of NFS remembers attributes of a file for so long, unless a mount says otherwise (acregmax).
-const REMEMBERED_MAX: Duration = Duration::from_secs(60);
 
 #[allow(clippy::struct_excessive_bools)] // Facts that are learned apart.
 pub(super) struct Part {
@@ -278,7 +275,7 @@ impl Part {
         any
     }
 
-    /// Marks files of the source that seem equal and were changed so short ago that whoever changed them may have done so again since
+    /// Marks files of the source whose contents seem equal and that were changed so short ago that whoever changed them may have done so again since
     /// a client last asked its server.
     fn doubt_young(
         &mut self,
@@ -287,15 +284,11 @@ impl Part {
         batch: &Listing,
         found: &[Option<usize>],
     ) -> bool {
-        let remembers = |dir| shard.source.remembers_attributes(dir);
-        if !self.dirs.source.as_ref().is_some_and(remembers) {
-            return false;
-        }
-        let policy = &shard.shared.options.policy;
-        let Some(young_from) = SystemTime::now().checked_sub(REMEMBERED_MAX) else {
+        let dir = self.dirs.source.as_ref();
+        let Some(young_from) = dir.and_then(|dir| skip::young_from(shard, dir)) else {
             return false;
         };
-        let young_from = Time::from(young_from);
+        let policy = &shard.shared.options.policy;
         let mut any = false;
         for (dest, position) in batch.entries.iter().zip(found) {
             let Some(position) = *position else { continue };
@@ -304,13 +297,18 @@ impl Part {
             let (Some(source_meta), Some(dest_meta)) = metas else {
                 continue;
             };
-            let is_young = source_meta.kind == Kind::File && source_meta.ctime >= young_from;
-            if is_young
-                && matches!(
-                    decide(&source_meta, Some(&dest_meta), policy),
-                    Action::Skip(_)
-                )
-            {
+            // What a symlink leads to has been asked for by another name.
+            let is_young = source_meta.kind == Kind::File
+                && source_meta.ctime >= young_from
+                && !source.followed;
+            let trusts_it = |action| {
+                let skips = matches!(
+                    action,
+                    Action::Skip(SkipReason::Equal | SkipReason::DestinationNewer)
+                );
+                skips || matches!(action, Action::Repair(_))
+            };
+            if is_young && trusts_it(decide(&source_meta, Some(&dest_meta), policy)) {
                 any = true;
                 source.doubt();
             }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::batch::read_batch;
 use super::plan::Plan;
@@ -76,6 +76,16 @@ impl SourceClock {
 
 pub(super) fn now() -> Time {
     SystemTime::now().into()
+}
+
+/// From this time on by our clock a change is so young that it may not have been the last one, as far as is known here: `None` where
+/// nothing is remembered that others may have changed.
+pub(super) fn young_from(shard: &Shard, dir: &Handle) -> Option<Time> {
+    /// Clients of NFS remember attributes for so long, unless a mount says otherwise (acregmax).
+    const REMEMBERED_MAX: Duration = Duration::from_secs(60);
+    let may_be_outdated = shard.source.remembers_attributes(dir);
+    let from = SystemTime::now().checked_sub(REMEMBERED_MAX);
+    from.filter(|_| may_be_outdated).map(Time::from)
 }
 
 /// What lets a directory whose copy is there turn out to be unchanged.
@@ -211,6 +221,8 @@ pub(super) async fn judge(
         }
         Some(Hope::Since(since)) => contents.is_some() && newest < *since,
     };
+    // What is young is asked for anew where it is compared.
+    let is_unchanged = is_unchanged && young_from(shard, dir).is_none_or(|young| newest < young);
     if shard.shared.options.passing.rows().is_none() {
         return is_unchanged;
     }

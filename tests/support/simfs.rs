@@ -1081,7 +1081,7 @@ impl Inner {
         range: Range<usize>,
     ) -> Reply {
         for at in range {
-            if listing.entries[at].state != State::Wanted {
+            if !listing.entries[at].state.is_asked() {
                 continue;
             }
             let name = listing.name(&listing.entries[at]).to_owned();

@@ -193,7 +193,7 @@ impl Dir {
         let mut to_ask = Vec::new();
         for at in range.clone() {
             let entry = &mut listing.entries[at];
-            if entry.state != State::Wanted || entry.take_told() {
+            if !entry.state.is_asked() || entry.take_told() {
                 continue;
             }
             // Keys are UTF-8: another name is not there.
@@ -232,7 +232,7 @@ impl Dir {
             }
             Err(errno) => {
                 let entries = listing.entries[range].iter_mut();
-                for entry in entries.filter(|entry| entry.state == State::Wanted) {
+                for entry in entries.filter(|entry| entry.state.is_asked()) {
                     entry.state = failed(errno);
                 }
             }
