@@ -235,19 +235,25 @@ fn a_second_change_is_not_hidden_by_what_a_client_remembers() {
     // A client that believes what it knows for ten minutes.
     let slow = Mounted::new("slow", "nosharecache,actimeo=600");
     let (remote, local) = (on_nfs(), on_disk());
-    let src = remote.dir("src");
-    fs::write(src.join("file"), "first").unwrap();
-    let seen = slow.path().join(src.strip_prefix(MOUNT).unwrap());
-    sync("auto", &[], &seen, local.path()).exits(0);
-    // Another client changes the file again, and keeps its size.
-    let server = on_server(&src);
-    let known = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
-    fs::write(server.join("file"), "other").unwrap();
-    let still = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
-    assert_eq!(still, known, "the client knows nothing of it");
-    sync("auto", &[], &seen, local.path()).exits(0);
-    assert_eq!(fs::read(local.path().join("file")).unwrap(), b"other");
-    assert_equal_trees(&server, local.path());
+    let state = local.path().join("state");
+    let remembering = ["--incremental", "--state", state.to_str().unwrap()];
+    for (name, options) in [("plain", &[][..]), ("remembered", &remembering)] {
+        let (src, dst) = (remote.dir(name), local.dir(name));
+        fs::write(src.join("file"), "first").unwrap();
+        // What is remembered has to be older than a tick of the server's clock.
+        thread::sleep(Duration::from_millis(2500));
+        let seen = slow.path().join(src.strip_prefix(MOUNT).unwrap());
+        sync("auto", options, &seen, &dst).exits(0);
+        // Another client changes the file again, and keeps its size.
+        let server = on_server(&src);
+        let known = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
+        fs::write(server.join("file"), "other").unwrap();
+        let still = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
+        assert_eq!(still, known, "the client knows nothing of it");
+        sync("auto", options, &seen, &dst).exits(0);
+        assert_eq!(fs::read(dst.join("file")).unwrap(), b"other", "{name}");
+        assert_equal_trees(&server, &dst);
+    }
 }
 
 #[test]
