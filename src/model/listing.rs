@@ -158,11 +158,6 @@ impl Entry {
         }
     }
 
-    /// Has an entry be asked for anew, whatever is remembered of it.
-    pub fn doubt(&mut self) {
-        self.state = State::Doubted;
-    }
-
     /// What the listing told becomes known, once. `false` when it told nothing, or when that has not been enough.
     pub fn take_told(&mut self) -> bool {
         let told = self.marks & TOLD != 0;

@@ -205,12 +205,14 @@ impl Part {
             found.push(position);
         }
         let mut batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
-        if !names_only && self.want_more(shard, dir.dev(), &mut batch, &found) {
-            batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
-            self.ask_more_of_source(shard, &found).await;
-        }
-        if !names_only && self.doubt_young(shard, dir.dev(), &batch, &found) {
-            self.ask_more_of_source(shard, &found).await;
+        if !names_only {
+            if self.want_more(shard, dir.dev(), &mut batch, &found) {
+                batch = stat_all(shard, &shard.dest, dir, batch, 0).await;
+                self.ask_more_of_source(shard, &found).await;
+            }
+            if self.doubt_young(shard, dir.dev(), &batch, &found) {
+                self.ask_more_of_source(shard, &found).await;
+            }
         }
         for (at, (entry, position)) in batch.entries.iter().zip(found).enumerate() {
             self.report_failed_stat(shard, Side::Destination, &batch, entry);
@@ -275,8 +277,8 @@ impl Part {
         any
     }
 
-    /// Marks files of the source whose contents seem equal and that were changed so short ago that whoever changed them may have done so again since
-    /// a client last asked its server.
+    /// Marks files of the source whose contents seem equal, and that were changed so short ago that whoever did that may have done so
+    /// again since a client last asked its server.
     fn doubt_young(
         &mut self,
         shard: &Shard,
@@ -302,15 +304,15 @@ impl Part {
                 && source_meta.ctime >= young_from
                 && !source.followed;
             let trusts_it = |action| {
-                let skips = matches!(
+                use SkipReason::{DestinationNewer, Equal};
+                matches!(
                     action,
-                    Action::Skip(SkipReason::Equal | SkipReason::DestinationNewer)
-                );
-                skips || matches!(action, Action::Repair(_))
+                    Action::Skip(Equal | DestinationNewer) | Action::Repair(_)
+                )
             };
             if is_young && trusts_it(decide(&source_meta, Some(&dest_meta), policy)) {
                 any = true;
-                source.doubt();
+                source.state = State::Doubted;
             }
         }
         any

@@ -83,9 +83,12 @@ pub(super) fn now() -> Time {
 pub(super) fn young_from(shard: &Shard, dir: &Handle) -> Option<Time> {
     /// Clients of NFS remember attributes for so long, unless a mount says otherwise (acregmax).
     const REMEMBERED_MAX: Duration = Duration::from_secs(60);
-    let may_be_outdated = shard.source.remembers_attributes(dir);
-    let from = SystemTime::now().checked_sub(REMEMBERED_MAX);
-    from.filter(|_| may_be_outdated).map(Time::from)
+    if !shard.source.remembers_attributes(dir) {
+        return None;
+    }
+    SystemTime::now()
+        .checked_sub(REMEMBERED_MAX)
+        .map(Time::from)
 }
 
 /// What lets a directory whose copy is there turn out to be unchanged.

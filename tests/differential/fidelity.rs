@@ -6,7 +6,7 @@ use crate::support::full::{FullSnapshot, FullState, Xattrs, full_snapshot, set_x
 use crate::support::image::Image;
 use crate::support::rng::Rng;
 use crate::support::tree::{Kind, LONG_AGO, Node, Tree, set_mtime};
-use crate::support::{Scratch, engines, is_on_nfs, ringsync, rsync, skip_without_rsync, sync};
+use crate::support::{Pair, engines, is_on_nfs, ringsync, rsync, skip_without_rsync, sync};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Trees that one run of each program works on: starting them costs more than a small tree.
 const BATCH: u64 = 12;
@@ -79,29 +79,27 @@ impl Places<'_> {
 #[test]
 #[ignore = "a guest of tests/nfs runs it"]
 fn on_nfs() {
-    let place = |name| PathBuf::from(std::env::var_os(name).expect("the guest says where"));
-    let (src, dst) = (
-        Scratch::below(&place("RINGSYNC_TEST_SRC_DIR")),
-        Scratch::below(&place("RINGSYNC_TEST_DIR")),
-    );
-    let is_v3 = std::env::var("nfs_version").is_ok_and(|version| version == "3");
-    let (option, keeps): (_, fn(&[u8]) -> bool) = if is_v3 {
+    let pair = Pair::new();
+    let version =
+        std::env::var("nfs_version").expect("the guest says which version it has mounted");
+    let (option, keeps): (_, fn(&[u8]) -> bool) = if version == "3" {
         ("-A", |name| name.starts_with(b"system.posix_acl"))
     } else {
         ("-X", |name| name.starts_with(b"user."))
     };
     let places = Places {
-        src: src.path(),
-        dst: dst.path(),
+        src: &pair.src,
+        dst: &pair.dst,
         options: &[option],
         keeps,
         is_nfs: true,
     };
     // Other trees in each direction, by another engine.
-    let first = match [src.path(), dst.path()].map(is_on_nfs) {
-        [false, _] => 4000,
+    let first = match [&pair.src, &pair.dst].map(|root| is_on_nfs(root)) {
+        [false, true] => 4000,
         [true, false] => 4012,
         [true, true] => 4024,
+        [false, false] => panic!("neither side is on NFS"),
     };
     compare_in(&places, "NFS", first..first + BATCH);
 }
