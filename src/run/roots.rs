@@ -1,5 +1,6 @@
 //! Opens the two directories that a job is about, and asks the guards before anything is changed.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -53,10 +54,8 @@ fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
             errno => format!("cannot open {side} '{shown}': {}", errno.desc()),
         })
     };
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd = open_file(path, flags, FileMode::empty()).map_err(fail)?;
     let of_io = |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
-    let file = std::fs::File::from(fd);
+    let file = open_directory(path).map_err(fail)?;
     let meta = file.metadata().map_err(of_io)?;
     Ok(Root {
         handle: Handle::new(file.into(), meta.dev()),
@@ -66,6 +65,11 @@ fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
     })
 }
 
+fn open_directory(path: &Path) -> Result<File, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open_file(path, flags, FileMode::empty()).map(File::from)
+}
+
 /// Opens the destination, and makes its last component when it is missing and the job may write. `source` is there when it is
 /// a directory too.
 pub(super) fn open_dest(
@@ -73,8 +77,8 @@ pub(super) fn open_dest(
     source: Option<&Root>,
     path: &Path,
 ) -> Result<Option<Root>, StartError> {
-    let missing =
-        matches!(std::fs::metadata(path), Err(error) if error.kind() == ErrorKind::NotFound);
+    // Not by its attributes: a client of NFS may remember those of what is gone. An open asks the server.
+    let missing = open_directory(path).is_err_and(|errno| errno == Errno::ENOENT);
     if missing && job.task != Task::Check {
         if let Some(source) = source {
             guards::refuse_making_inside(job, source, path)?;
@@ -95,8 +99,13 @@ pub(super) fn open_dest(
 
 fn make_dest(path: &Path, mode: u32) -> Result<(), StartError> {
     let shown = path.display();
-    let outcome = std::fs::DirBuilder::new().mode(mode).create(path);
-    outcome.map_err(|error| match error.kind() {
+    let error = match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => return Ok(()),
+        // Made by somebody else: just now, or while a client of NFS remembers that it is missing.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(error) => error,
+    };
+    Err(match error.kind() {
         ErrorKind::NotFound => StartError::location(format!(
             "cannot make destination '{shown}': its parent directory does not exist"
         )),

@@ -259,6 +259,26 @@ fn a_second_change_is_not_hidden_by_what_a_client_remembers() {
 
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
+fn a_destination_that_comes_or_goes_on_the_server_is_no_obstacle() {
+    let slow = Mounted::new("slow", "nosharecache,actimeo=600");
+    let (remote, local) = (on_nfs(), on_disk());
+    let parent = remote.dir("parent");
+    fs::write(local.path().join("file"), "here").unwrap();
+    let (gone, came) = (parent.join("gone"), parent.join("came"));
+    let seen = |path: &Path| slow.path().join(path.strip_prefix(MOUNT).unwrap());
+    fs::create_dir(&gone).unwrap();
+    seen(&gone).metadata().unwrap();
+    seen(&came).metadata().unwrap_err();
+    fs::remove_dir(on_server(&gone)).unwrap();
+    fs::create_dir(on_server(&came)).unwrap();
+    for dst in [&gone, &came] {
+        sync("auto", &[], local.path(), &seen(dst)).exits(0);
+        assert_equal_trees(local.path(), &on_server(dst));
+    }
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
 fn doctor_names_what_is_mounted() {
     let told = ringsync(&["doctor", DISK, MOUNT]);
     let told = told.exits(0).out();
