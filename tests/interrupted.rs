@@ -49,6 +49,7 @@ under_each_engine!(
     second_signal_forces_and_the_next_run_repairs,
     stop_after_ends_in_good_order,
     frozen_filesystem_is_given_up_and_named,
+    frozen_filesystem_keeps_an_interrupted_run_that_says_so,
     output_that_nobody_reads_is_given_up,
 );
 
@@ -474,24 +475,41 @@ fn limits_out_of_range_are_refused() {
     pair.sync("auto", &["--timeout=0"]).exits(0);
 }
 
-/// A filesystem that stops answering: threads wait in the kernel and cannot be woken, as with a network filesystem whose
-/// server is gone.
+/// A filesystem that stops answering until it is dropped: threads wait in the kernel and cannot be woken, as with a network
+/// filesystem whose server is gone.
+struct Frozen<'a>(&'a Image);
+
+impl<'a> Frozen<'a> {
+    /// `None` where that cannot be done, which is told.
+    fn new(image: &'a Image) -> Option<Self> {
+        if support::command_exists("fsfreeze") && fsfreeze("--freeze", image) {
+            return Some(Self(image));
+        }
+        skip("filesystems cannot be frozen here");
+        None
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        assert!(fsfreeze("--unfreeze", self.0));
+    }
+}
+
+fn fsfreeze(option: &str, image: &Image) -> bool {
+    let args = [option.as_ref(), image.path().as_os_str()];
+    support::run(command("fsfreeze", &args)).code() == Some(0)
+}
+
 fn frozen_filesystem_is_given_up_and_named(engine: &str) {
     let Some(image) = Image::sized("ext4", 64) else {
         return;
     };
-    let fsfreeze = |option: &str| {
-        let thawed = support::run(command(
-            "fsfreeze",
-            &[option.as_ref(), image.path().as_os_str()],
-        ));
-        thawed.code() == Some(0)
-    };
     let pair = small();
     let dst = image.dir("dst");
-    if !support::command_exists("fsfreeze") || !fsfreeze("--freeze") {
-        return skip("filesystems cannot be frozen here");
-    }
+    let Some(frozen) = Frozen::new(&image) else {
+        return;
+    };
     let args = sync_args(engine, &["--timeout", "1"], &pair.src, &dst);
     let mut child = command(support::BINARY, &args).spawn().unwrap();
     let messages = BufReader::new(child.stderr.take().unwrap());
@@ -502,11 +520,44 @@ fn frozen_filesystem_is_given_up_and_named(engine: &str) {
         .take_while(|line| !line.starts_with("  "))
         .collect();
     let ended = child.try_wait().unwrap();
-    assert!(fsfreeze("--unfreeze"));
+    drop(frozen);
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(30), "{told:?} {ended:?}");
     assert!(told[0].contains("gave up"), "{told:?}");
     support::sync(engine, &["--timeout", "60"], &pair.src, &dst).exits(0);
+    assert_equal_trees(&pair.src, &dst);
+}
+
+fn frozen_filesystem_keeps_an_interrupted_run_that_says_so(engine: &str) {
+    let Some(image) = Image::sized("ext4", 64) else {
+        return;
+    };
+    let pair = small();
+    let dst = image.dir("dst");
+    let Some(frozen) = Frozen::new(&image) else {
+        return;
+    };
+    // What it says of metrics comes when it has begun to catch signals.
+    let args = sync_args(
+        engine,
+        &["--metrics-listen", "127.0.0.1:0"],
+        &pair.src,
+        &dst,
+    );
+    let mut child = command(support::BINARY, &args).spawn().unwrap();
+    let messages = BufReader::new(child.stderr.take().unwrap());
+    let mut told = messages.lines().map(Result::unwrap);
+    let first = told.next().unwrap();
+    assert!(first.contains("metrics at"), "{first}");
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
+    let words = told.next().unwrap();
+    drop(frozen);
+    let status = child.wait().unwrap();
+    assert!(words.contains("^C again ends at once"), "{words}");
+    assert_eq!(told.next(), None, "it is told once");
+    assert_eq!(status.code(), Some(20));
+    support::sync(engine, &[], &pair.src, &dst).exits(0);
     assert_equal_trees(&pair.src, &dst);
 }
 

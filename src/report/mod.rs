@@ -27,7 +27,7 @@ use crate::model::path::escape;
 use crate::model::tally::{ErrorTally, Totals};
 use crate::model::{Attrs, Item, Sink, Tally, What};
 use crate::monitor::Board;
-use crate::throttle::Cancel;
+use crate::throttle::{Cancel, Reason};
 use dashboard::{Dashboard, Title};
 use errors::{ErrorBook, ErrorGroup, Telling};
 use names::Names;
@@ -40,6 +40,8 @@ pub use progress::ProgressStyle;
 const REPORTS_MAX: usize = 4096;
 /// Between two looks at the counters.
 const TICK: Duration = Duration::from_millis(100);
+/// An interrupted run that takes longer to end tells what else can be done.
+const ENDING_SILENTLY: Duration = Duration::from_secs(2);
 
 /// How changes are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +169,8 @@ impl Reporter {
             counters: counters.clone(),
             book: book.clone(),
             names: Names::default(),
+            interrupted: None,
+            has_told_to_wait: false,
         };
         let thread = std::thread::spawn(move || consumer.run(&receiver));
         Ok(Self {
@@ -223,6 +227,10 @@ struct Consumer {
     book: Arc<Mutex<ErrorBook>>,
     screen: Screen,
     names: Names,
+    /// When the run was seen to be interrupted.
+    interrupted: Option<Instant>,
+    /// That it takes a while to end.
+    has_told_to_wait: bool,
 }
 
 impl Consumer {
@@ -253,8 +261,23 @@ impl Consumer {
         let groups = || lock(&self.book).groups();
         let is_ending = self.view.cancel.is_set();
         self.screen.show(&totals, errors, groups, is_ending);
+        self.tell_that_it_lingers();
         if self.view.snapshot_wanted.swap(false, Relaxed) {
             self.screen.say(figures::words(&self.view.board.latest()));
+        }
+    }
+
+    /// Once, when a server that is gone, say, keeps an interrupted run from ending.
+    fn tell_that_it_lingers(&mut self) {
+        if self.view.cancel.reason() != Some(Reason::Interrupted) {
+            return;
+        }
+        let interrupted = *self.interrupted.get_or_insert_with(Instant::now);
+        if interrupted.elapsed() >= ENDING_SILENTLY && !self.has_told_to_wait {
+            self.has_told_to_wait = true;
+            self.screen.remark(
+                "ringsync: interrupted, and waits for what is under way; ^C again ends at once and leaves what the next run repairs",
+            );
         }
     }
 

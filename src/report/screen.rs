@@ -49,6 +49,13 @@ impl Screen {
         }
     }
 
+    /// Prints a line that is of no use later: a dashboard has the like itself.
+    pub(super) fn remark(&self, line: &str) {
+        if self.dashboard.is_none() {
+            self.above(|| say(line));
+        }
+    }
+
     /// Prints something without tearing the progress bar. With a dashboard, standard output is no terminal.
     pub(super) fn above(&self, print: impl FnOnce()) {
         self.progress.above(print);
