@@ -240,21 +240,61 @@ fn a_second_change_is_not_hidden_by_what_a_client_remembers() {
     let remembering = ["--incremental", "--state", state.to_str().unwrap()];
     for (name, options) in [("plain", &[][..]), ("remembered", &remembering)] {
         let (src, dst) = (remote.dir(name), local.dir(name));
-        fs::write(src.join("file"), "first").unwrap();
-        // What is remembered has to be older than a tick of the server's clock.
+        fs::create_dir(src.join("sub")).unwrap();
+        fs::write(src.join("sub/file"), "first").unwrap();
+        // What is remembered has to be older than a tick of the server's clock, of which nothing is known but the times it gave.
         thread::sleep(Duration::from_millis(2500));
+        fs::write(src.join("later"), "").unwrap();
         let seen = slow.path().join(src.strip_prefix(MOUNT).unwrap());
-        sync("auto", options, &seen, &dst).exits(0);
+        // A directory that a run changed is not passed over by the next one.
+        for _ in 0..2 {
+            sync("auto", options, &seen, &dst).exits(0);
+        }
         // Another client changes the file again, and keeps its size.
         let server = on_server(&src);
-        let known = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
-        fs::write(server.join("file"), "other").unwrap();
-        let still = fs::metadata(seen.join("file")).unwrap().modified().unwrap();
-        assert_eq!(still, known, "the client knows nothing of it");
+        let mtime = || {
+            fs::metadata(seen.join("sub/file"))
+                .unwrap()
+                .modified()
+                .unwrap()
+        };
+        let known = mtime();
+        fs::write(server.join("sub/file"), "other").unwrap();
+        assert_eq!(mtime(), known, "the client knows nothing of it");
         sync("auto", options, &seen, &dst).exits(0);
-        assert_eq!(fs::read(dst.join("file")).unwrap(), b"other", "{name}");
+        assert_eq!(fs::read(dst.join("sub/file")).unwrap(), b"other", "{name}");
         assert_equal_trees(&server, &dst);
     }
+}
+
+#[test]
+#[ignore = "runs in a guest: tests/nfs/run"]
+fn a_quiet_tree_is_passed_over_whole() {
+    let (remote, local) = (on_nfs(), on_disk());
+    let (src, dst) = (remote.dir("src"), local.dir("dst"));
+    fs::create_dir_all(src.join("a/b")).unwrap();
+    for file in ["file", "a/file", "a/b/file"] {
+        fs::write(src.join(file), "quiet").unwrap();
+    }
+    let state = local.path().join("state");
+    let options = [
+        "--json",
+        "--incremental",
+        "--state",
+        state.to_str().unwrap(),
+    ];
+    let unchanged = || {
+        sync("auto", &options, &src, &dst)
+            .exits(0)
+            .count("dirs_unchanged")
+    };
+    assert_eq!(unchanged(), 0);
+    // What the clock of the server shows now, nothing in the tree tells.
+    system("date --set +6minutes");
+    unchanged();
+    let all = unchanged();
+    system("date --set -6minutes");
+    assert_eq!(all, 3);
 }
 
 #[test]
