@@ -195,10 +195,6 @@ pub fn name_digest(name: &[u8]) -> u64 {
     xxh3_64_with_seed(name, 0)
 }
 
-/// A clock of another machine is taken to be behind ours by no more. Where it is, a change within a tick of it after we looked may
-/// stay unseen, if size and mtime are as they were.
-pub const SKEW_MAX_SECONDS: i64 = 300;
-
 /// Whether a change made after the moment `clock` (by the clock of the filesystem) is sure to get a later ctime than
 /// `newest`: the rule of git for entries as young as its index. Filesystems that count in seconds show it in their times.
 #[must_use]

@@ -12,8 +12,8 @@ use crate::error::Side;
 use crate::io::{Handle, Links, Op, Reply, Target};
 use crate::model::copies::{Expected, Listed};
 use crate::model::unchanged::{
-    Contents, Found, Note, Now, Row, Rows, SKEW_MAX_SECONDS, Verdict, dest_digest, is_settled,
-    name_digest, source_digest,
+    Contents, Found, Note, Now, Row, Rows, Verdict, dest_digest, is_settled, name_digest,
+    source_digest,
 };
 use crate::model::{Entry, Kind, Listing, Meta, Time};
 
@@ -56,13 +56,12 @@ pub(super) enum Hope {
 }
 
 /// The clock of the source's filesystem, where that may be another machine's: it is at least as late as the times that it has
-/// given, and not behind ours by more than [`SKEW_MAX_SECONDS`]. So much is it ahead of our clock, in nanoseconds, at least; less than
-/// nothing when it may be behind.
+/// given. So much is known to be ahead of our clock, in nanoseconds; less than nothing when it may be behind.
 pub(super) struct SourceClock(AtomicI64);
 
 impl Default for SourceClock {
     fn default() -> Self {
-        Self(AtomicI64::new(-SKEW_MAX_SECONDS * 1_000_000_000))
+        Self(AtomicI64::new(i64::MIN))
     }
 }
 
@@ -445,10 +444,9 @@ mod tests {
         let clock = SourceClock::default();
         let later = |by: i64| Time::from_nanos(now().as_nanos() + by);
         let (hour, second) = (3_600_000_000_000, 1_000_000_000);
-        // An old time tells nothing.
+        // Behind by an hour, as far as anybody knows.
         let known = clock.at_least(now(), later(-hour));
-        let behind = SKEW_MAX_SECONDS * second;
-        assert!(known <= later(-behind) && known >= later(-behind - second));
+        assert!(known <= later(-hour) && known >= later(-hour - second));
         // One that is newer tells that it is not.
         let known = clock.at_least(now(), later(-second));
         assert!(known >= later(-2 * second));

@@ -17,7 +17,7 @@ use super::large::LARGE_BYTES_MIN;
 use super::{Failure, Lane, Place, temp};
 use crate::io::{Handle, Op, Reply, Target};
 use crate::model::chunks::{Chunks, INODE, Version, identity};
-use crate::model::unchanged::{SKEW_MAX_SECONDS, is_settled};
+use crate::model::unchanged::is_settled;
 use crate::model::{Kind, Meta, Time};
 
 /// Of a file that may be left in part.
@@ -128,9 +128,10 @@ impl Lane {
     /// Whether contents that change from now on get another ctime, by our clock. Where that is another machine's, much is allowed
     /// for its clock.
     fn is_settled(&self, source: &Handle, meta: &Meta) -> bool {
+        const SKEW_MAX: i64 = 300;
         let mut clock = Time::from(SystemTime::now());
         if !self.source.has_own_clock(source) {
-            clock.sec -= SKEW_MAX_SECONDS;
+            clock.sec -= SKEW_MAX;
         }
         is_settled(meta.ctime, clock)
     }

@@ -269,36 +269,6 @@ fn a_second_change_is_not_hidden_by_what_a_client_remembers() {
 
 #[test]
 #[ignore = "runs in a guest: tests/nfs/run"]
-fn a_quiet_tree_is_passed_over_whole() {
-    let (remote, local) = (on_nfs(), on_disk());
-    let (src, dst) = (remote.dir("src"), local.dir("dst"));
-    fs::create_dir_all(src.join("a/b")).unwrap();
-    for file in ["file", "a/file", "a/b/file"] {
-        fs::write(src.join(file), "quiet").unwrap();
-    }
-    let state = local.path().join("state");
-    let options = [
-        "--json",
-        "--incremental",
-        "--state",
-        state.to_str().unwrap(),
-    ];
-    let unchanged = || {
-        sync("auto", &options, &src, &dst)
-            .exits(0)
-            .count("dirs_unchanged")
-    };
-    assert_eq!(unchanged(), 0);
-    // What the clock of the server shows now, nothing in the tree tells.
-    system("date --set +6minutes");
-    unchanged();
-    let all = unchanged();
-    system("date --set -6minutes");
-    assert_eq!(all, 3);
-}
-
-#[test]
-#[ignore = "runs in a guest: tests/nfs/run"]
 fn a_destination_that_comes_or_goes_on_the_server_is_no_obstacle() {
     let slow = Mounted::new("slow", "nosharecache,actimeo=600");
     let (remote, local) = (on_nfs(), on_disk());
