@@ -40,8 +40,8 @@ pub use progress::ProgressStyle;
 const REPORTS_MAX: usize = 4096;
 /// Between two looks at the counters.
 const TICK: Duration = Duration::from_millis(100);
-/// An interrupted run that takes longer to end tells what else can be done.
-const ENDING_SILENTLY: Duration = Duration::from_secs(2);
+/// An interrupted run that takes longer to end (two seconds) tells what else can be done.
+const TICKS_OF_PATIENCE: u64 = 20;
 
 /// How changes are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,8 +169,7 @@ impl Reporter {
             counters: counters.clone(),
             book: book.clone(),
             names: Names::default(),
-            interrupted: None,
-            has_told_to_wait: false,
+            ticks_interrupted: 0,
         };
         let thread = std::thread::spawn(move || consumer.run(&receiver));
         Ok(Self {
@@ -227,10 +226,8 @@ struct Consumer {
     book: Arc<Mutex<ErrorBook>>,
     screen: Screen,
     names: Names,
-    /// When the run was seen to be interrupted.
-    interrupted: Option<Instant>,
-    /// That it takes a while to end.
-    has_told_to_wait: bool,
+    /// Since the run was interrupted.
+    ticks_interrupted: u64,
 }
 
 impl Consumer {
@@ -269,12 +266,8 @@ impl Consumer {
 
     /// Once, when a server that is gone, say, keeps an interrupted run from ending.
     fn tell_that_it_lingers(&mut self) {
-        if self.view.cancel.reason() != Some(Reason::Interrupted) {
-            return;
-        }
-        let interrupted = *self.interrupted.get_or_insert_with(Instant::now);
-        if interrupted.elapsed() >= ENDING_SILENTLY && !self.has_told_to_wait {
-            self.has_told_to_wait = true;
+        self.ticks_interrupted += u64::from(self.view.cancel.reason() == Some(Reason::Interrupted));
+        if self.ticks_interrupted == TICKS_OF_PATIENCE {
             self.screen.remark(
                 "ringsync: interrupted, and waits for what is under way; ^C again ends at once and leaves what the next run repairs",
             );

@@ -39,11 +39,11 @@ pub(super) fn open(job: &Job) -> Result<(Root, Option<Root>), StartError> {
 }
 
 pub(super) fn open_source(job: &Job) -> Result<Root, StartError> {
-    open_root(&job.source, "source")
+    root(open_directory(&job.source), &job.source, "source")
 }
 
-/// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.
-fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
+/// What was opened as a root, or why it could not be.
+fn root(opened: Result<File, Errno>, path: &Path, side: &str) -> Result<Root, StartError> {
     let shown = path.display();
     let fail = |errno: Errno| {
         StartError::location(match errno {
@@ -55,7 +55,7 @@ fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
         })
     };
     let of_io = |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
-    let file = open_directory(path).map_err(fail)?;
+    let file = opened.map_err(fail)?;
     let meta = file.metadata().map_err(of_io)?;
     Ok(Root {
         handle: Handle::new(file.into(), meta.dev()),
@@ -65,6 +65,7 @@ fn open_root(path: &Path, side: &str) -> Result<Root, StartError> {
     })
 }
 
+/// Opens a directory as the user named it; symlinks in that name are the user's own and are followed.
 fn open_directory(path: &Path) -> Result<File, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open_file(path, flags, FileMode::empty()).map(File::from)
@@ -78,8 +79,8 @@ pub(super) fn open_dest(
     path: &Path,
 ) -> Result<Option<Root>, StartError> {
     // Not by its attributes: a client of NFS may remember those of what is gone. An open asks the server.
-    let missing = open_directory(path).is_err_and(|errno| errno == Errno::ENOENT);
-    if missing && job.task != Task::Check {
+    let mut opened = open_directory(path);
+    if matches!(opened, Err(Errno::ENOENT)) && job.task != Task::Check {
         if let Some(source) = source {
             guards::refuse_making_inside(job, source, path)?;
         }
@@ -93,8 +94,9 @@ pub(super) fn open_dest(
             0o777 & !job.umask
         };
         make_dest(path, mode)?;
+        opened = open_directory(path);
     }
-    open_root(path, "destination").map(Some)
+    root(opened, path, "destination").map(Some)
 }
 
 fn make_dest(path: &Path, mode: u32) -> Result<(), StartError> {
