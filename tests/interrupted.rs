@@ -12,7 +12,7 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
@@ -501,64 +501,59 @@ fn fsfreeze(option: &str, image: &Image) -> bool {
     support::run(command("fsfreeze", &args)).code() == Some(0)
 }
 
-fn frozen_filesystem_is_given_up_and_named(engine: &str) {
-    let Some(image) = Image::sized("ext4", 64) else {
-        return;
-    };
+/// Runs a sync to a frozen filesystem until `listen` has heard enough of its messages. Returns what that has heard and, when the
+/// filesystem goes on, the other messages and how the run ended; the next run then completes.
+fn sync_frozen(
+    engine: &str,
+    options: &[&str],
+    listen: impl FnOnce(&Child, &mut dyn Iterator<Item = String>) -> Vec<String>,
+) -> Option<(Vec<String>, Vec<String>, Option<i32>)> {
+    let image = Image::sized("ext4", 64)?;
     let pair = small();
     let dst = image.dir("dst");
-    let Some(frozen) = Frozen::new(&image) else {
-        return;
-    };
-    let args = sync_args(engine, &["--timeout", "1"], &pair.src, &dst);
+    let frozen = Frozen::new(&image)?;
+    let args = sync_args(engine, options, &pair.src, &dst);
     let mut child = command(support::BINARY, &args).spawn().unwrap();
     let messages = BufReader::new(child.stderr.take().unwrap());
-    // The process ends only when the kernel lets go of its threads; but it tells before.
-    let told: Vec<String> = messages
-        .lines()
-        .map(Result::unwrap)
-        .take_while(|line| !line.starts_with("  "))
-        .collect();
-    let ended = child.try_wait().unwrap();
+    let mut messages = messages.lines().map(Result::unwrap);
+    let heard = listen(&child, &mut messages);
     drop(frozen);
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(30), "{told:?} {ended:?}");
-    assert!(told[0].contains("gave up"), "{told:?}");
+    let code = child.wait().unwrap().code();
     support::sync(engine, &["--timeout", "60"], &pair.src, &dst).exits(0);
     assert_equal_trees(&pair.src, &dst);
+    Some((heard, messages.collect(), code))
+}
+
+fn frozen_filesystem_is_given_up_and_named(engine: &str) {
+    // The process ends only when the kernel lets go of its threads; but it tells before.
+    let outcome = sync_frozen(engine, &["--timeout", "1"], |_, messages| {
+        messages
+            .take_while(|line| !line.starts_with("  "))
+            .collect()
+    });
+    let Some((heard, _, code)) = outcome else {
+        return;
+    };
+    assert_eq!(code, Some(30), "{heard:?}");
+    assert!(heard[0].contains("gave up"), "{heard:?}");
 }
 
 fn frozen_filesystem_keeps_an_interrupted_run_that_says_so(engine: &str) {
-    let Some(image) = Image::sized("ext4", 64) else {
-        return;
-    };
-    let pair = small();
-    let dst = image.dir("dst");
-    let Some(frozen) = Frozen::new(&image) else {
-        return;
-    };
     // What it says of metrics comes when it has begun to catch signals.
-    let args = sync_args(
-        engine,
-        &["--metrics-listen", "127.0.0.1:0"],
-        &pair.src,
-        &dst,
-    );
-    let mut child = command(support::BINARY, &args).spawn().unwrap();
-    let messages = BufReader::new(child.stderr.take().unwrap());
-    let mut told = messages.lines().map(Result::unwrap);
-    let first = told.next().unwrap();
-    assert!(first.contains("metrics at"), "{first}");
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
-    let words = told.next().unwrap();
-    drop(frozen);
-    let status = child.wait().unwrap();
-    assert!(words.contains("^C again ends at once"), "{words}");
-    assert_eq!(told.next(), None, "it is told once");
-    assert_eq!(status.code(), Some(20));
-    support::sync(engine, &[], &pair.src, &dst).exits(0);
-    assert_equal_trees(&pair.src, &dst);
+    let options = ["--metrics-listen", "127.0.0.1:0"];
+    let outcome = sync_frozen(engine, &options, |child, messages| {
+        let first = messages.next().unwrap();
+        assert!(first.contains("metrics at"), "{first}");
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
+        messages.take(1).collect()
+    });
+    let Some((heard, others, code)) = outcome else {
+        return;
+    };
+    assert!(heard[0].contains("^C again ends at once"), "{heard:?}");
+    assert_eq!(others, Vec::<String>::new(), "it is told once");
+    assert_eq!(code, Some(20));
 }
 
 /// Messages wait for their reader, but not for ever when a limit was given.
